@@ -1,0 +1,1 @@
+"""The report: which VMs lie fallow, ranked, with the evidence beside each verdict."""
