@@ -1,0 +1,292 @@
+"""Windows over closed hours, kept as running sums, and the figures read off them. Pure numpy.
+
+The newest hour of a VM is *open*; a window of W days holds the W x 24 - 1 closed hours before it and, when its
+figures are read, the open hour too. A closed hour is added once and subtracted once; all sums are whole
+numbers, so nothing drifts, and `rebuild` from the stored hours gives the same bytes (a test holds that).
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from aggregator.fleet import METRICS
+from aggregator.histogram import SLICES, TOTAL_BINS, Floats, Ints, quantile
+from aggregator.rollup import ABSENT, Hour
+
+TOTALS = 2 + len(METRICS)  # covered seconds, logged-in seconds, value x seconds of each metric
+PROFILE_HOURS = 168
+PROFILE_DAYS = 28
+DAILY_DAYS = 31
+_CPU_TOTAL = 2
+_RX_TOTAL = 2 + [metric.name for metric in METRICS].index("net_rx")
+_TX_TOTAL = 2 + [metric.name for metric in METRICS].index("net_tx")
+_MONDAY = 72  # 1 January 1970 was a Thursday: hour 0 is cell 72 of a week that begins on Monday
+
+_HEADER = struct.Struct("<BBHQ")  # layout version, windows, occupied bins, open hour
+_LAYOUT = 1
+_DAY = np.dtype([("day", "<u4"), ("rx_bytes", "<u8"), ("tx_bytes", "<u8")])
+
+
+def profile_cell(hour: int) -> int:
+    """Hour of the week, 0 = Monday 00:00 UTC."""
+    return (hour + _MONDAY) % PROFILE_HOURS
+
+
+@dataclass(slots=True)
+class Windows:
+    """Running sums of one VM's closed hours.
+
+    Attributes:
+        days: length of each window.
+        open_hour: number of the newest hour, which is not in the sums.
+        totals: (windows, TOTALS).
+        maxima: (windows, metrics), ABSENT where nothing was measured.
+        counts: (windows, TOTAL_BINS) seconds.
+        profile_s, profile_cpu: (168,) covered seconds and CPU x seconds of the last 28 days.
+        daily: day number -> [received, sent] bytes.
+        stale: (windows, metrics) maxima whose hour has left and that must be read from the store again.
+    """
+
+    days: tuple[int, ...]
+    open_hour: int
+    totals: Ints
+    maxima: Ints
+    counts: Ints
+    profile_s: Ints
+    profile_cpu: Ints
+    daily: dict[int, list[int]]
+    stale: npt.NDArray[np.bool_] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.stale = np.zeros(self.maxima.shape, bool)
+
+    @classmethod
+    def empty(cls, days: tuple[int, ...], open_hour: int) -> Windows:
+        """Windows that hold nothing yet."""
+        return cls(
+            days,
+            open_hour,
+            np.zeros((len(days), TOTALS), np.int64),
+            np.full((len(days), len(METRICS)), ABSENT, np.int64),
+            np.zeros((len(days), TOTAL_BINS), np.int64),
+            np.zeros(PROFILE_HOURS, np.int64),
+            np.zeros(PROFILE_HOURS, np.int64),
+            {},
+        )
+
+    def first_hour(self, window: int) -> int:
+        """Number of the oldest hour in a window."""
+        return self.open_hour - 24 * self.days[window] + 1
+
+    def expiring(self, new_open_hour: int) -> list[tuple[int, int]]:
+        """Ranges [first, last] of closed hours that leave a window or the profile when the open hour moves on."""
+        moved = new_open_hour - self.open_hour
+        if moved <= 0:
+            return []
+        lengths = {24 * days for days in (*self.days, PROFILE_DAYS)}
+        return [
+            (self.open_hour - hours + 1, self.open_hour - hours + moved) for hours in sorted(lengths) if moved < hours
+        ]
+
+    def advance(self, new_open_hour: int, old: dict[int, Hour], replaced: Iterable[int], added: Sequence[Hour]) -> None:
+        """Moves on to a new open hour and takes in hours that closed or changed.
+
+        Args:
+            new_open_hour: not before the present one.
+            old: stored hours by number: all that expire, and all that are replaced.
+            replaced: numbers of closed hours that `added` gives anew.
+            added: hours that are closed from now on.
+        """
+        again = set(replaced)
+        for number, hour in old.items():
+            mask = [
+                window
+                for window, days in enumerate(self.days)
+                if self.first_hour(window) <= number < self.open_hour
+                and (number in again or number <= new_open_hour - 24 * days)
+                and new_open_hour - self.open_hour < 24 * days
+            ]
+            self._apply(hour, mask, -1)
+            in_profile = self.open_hour - 24 * PROFILE_DAYS < number < self.open_hour
+            leaves = number in again or number <= new_open_hour - 24 * PROFILE_DAYS
+            if in_profile and leaves and new_open_hour - self.open_hour < 24 * PROFILE_DAYS:
+                self._apply_profile(hour, -1)
+            if number in again:
+                self._apply_daily(hour, -1)
+        self._forget(new_open_hour)
+        self.open_hour = new_open_hour
+        for hour in added:
+            mask = [
+                window for window in range(len(self.days)) if self.first_hour(window) <= hour.number < new_open_hour
+            ]
+            self._apply(hour, mask, 1)
+            if new_open_hour - 24 * PROFILE_DAYS < hour.number < new_open_hour:
+                self._apply_profile(hour, 1)
+            self._apply_daily(hour, 1)
+        oldest_day = new_open_hour // 24 - DAILY_DAYS
+        self.daily = {day: both for day, both in self.daily.items() if day > oldest_day}
+
+    def _forget(self, new_open_hour: int) -> None:
+        """Empties what the move leaves behind as a whole, rather than subtracting it hour by hour."""
+        moved = new_open_hour - self.open_hour
+        for window, days in enumerate(self.days):
+            if moved >= 24 * days:
+                self.totals[window] = 0
+                self.maxima[window] = ABSENT
+                self.counts[window] = 0
+                self.stale[window] = False
+        if moved >= 24 * PROFILE_DAYS:
+            self.profile_s[:] = 0
+            self.profile_cpu[:] = 0
+
+    def _apply(self, hour: Hour, windows: list[int], sign: int) -> None:
+        for window in windows:
+            self.totals[window] += sign * hour.totals
+            self.counts[window][hour.bins] += sign * hour.weights
+            reached = hour.maxima >= self.maxima[window]
+            if sign > 0:
+                self.stale[window] &= ~reached
+                np.maximum(self.maxima[window], hour.maxima, out=self.maxima[window])
+            else:
+                self.stale[window] |= reached & (hour.maxima > 0)
+
+    def _apply_profile(self, hour: Hour, sign: int) -> None:
+        cell = profile_cell(hour.number)
+        self.profile_s[cell] += sign * hour.totals[0]
+        self.profile_cpu[cell] += sign * hour.totals[_CPU_TOTAL]
+
+    def _apply_daily(self, hour: Hour, sign: int) -> None:
+        both = self.daily.setdefault(hour.number // 24, [0, 0])
+        both[0] += sign * int(hour.totals[_RX_TOTAL])
+        both[1] += sign * int(hour.totals[_TX_TOTAL])
+
+    def encode(self) -> bytes:
+        """The sums as bytes: kept in the store, and in the fleet database as evidence."""
+        occupied = np.flatnonzero(self.counts.any(axis=0))
+        days = np.array([(day, *both) for day, both in sorted(self.daily.items())], dtype=_DAY)
+        return b"".join(
+            (
+                _HEADER.pack(_LAYOUT, len(self.days), len(occupied), self.open_hour),
+                np.array(self.days, "<u2").tobytes(),
+                self.totals.astype("<i8").tobytes(),
+                self.maxima.astype("<i8").tobytes(),
+                self.profile_s.astype("<u4").tobytes(),
+                self.profile_cpu.astype("<u8").tobytes(),
+                struct.pack("<H", len(days)),
+                days.tobytes(),
+                occupied.astype("<u2").tobytes(),
+                self.counts[:, occupied].astype("<u4").tobytes(),
+            )
+        )
+
+    @classmethod
+    def decode(cls, body: bytes) -> Windows:
+        """Raises ValueError: not bytes that `encode` of this version made."""
+        try:
+            layout, count, occupied, open_hour = _HEADER.unpack_from(body)
+            if layout != _LAYOUT:
+                raise ValueError(f"window sums of layout {layout}; this version reads {_LAYOUT}")
+            at = _HEADER.size
+
+            def take(kind: str | np.dtype[np.void], items: int) -> npt.NDArray[np.generic]:
+                nonlocal at
+                array = np.frombuffer(body, kind, items, at)
+                at += array.nbytes
+                return array
+
+            days = tuple(int(value) for value in take("<u2", count))
+            windows = cls.empty(days, open_hour)
+            windows.totals[:] = take("<i8", count * TOTALS).reshape(count, TOTALS)
+            windows.maxima[:] = take("<i8", count * len(METRICS)).reshape(count, len(METRICS))
+            windows.profile_s[:] = take("<u4", PROFILE_HOURS)
+            windows.profile_cpu[:] = take("<u8", PROFILE_HOURS)
+            daily = take(_DAY, int(take("<u2", 1)[0]))
+            windows.daily = {int(day): [int(received), int(sent)] for day, received, sent in daily}
+            bins = take("<u2", occupied)
+            windows.counts[:, bins] = take("<u4", count * occupied).reshape(count, occupied)
+        except (struct.error, IndexError) as error:
+            raise ValueError(f"window sums are cut short: {error}") from error
+        return windows
+
+
+def rebuild(days: tuple[int, ...], open_hour: int, closed: Iterable[Hour]) -> Windows:
+    """The same sums from the stored hours alone: the reference that `advance` must agree with."""
+    windows = Windows.empty(days, open_hour)
+    windows.advance(open_hour, {}, (), [hour for hour in closed if hour.number < open_hour])
+    return windows
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What one window of one VM says; `statistics` in the order of `STATISTIC_COLUMNS`, None where unknown."""
+
+    window_days: int
+    start_s: int
+    covered_s: int
+    users_s: int
+    statistics: tuple[float | None, ...]
+
+
+STATISTIC_COLUMNS: tuple[str, ...] = tuple(
+    metric.column(statistic) for metric in METRICS for statistic in metric.statistics
+)
+_FRACTIONS = {"p50": 0.50, "p95": 0.95, "p99": 0.99}
+
+
+def read_figures(fleet: Sequence[Windows], open_hours: Sequence[Hour | None]) -> list[list[Figures]]:
+    """Figures of many VMs (all with the same windows), the open hour of each included.
+
+    Args:
+        fleet: the running sums, maxima fresh.
+        open_hours: the open hour of each, None where it holds no row.
+
+    Returns: per VM one `Figures` a window.
+    """
+    totals = np.stack([windows.totals for windows in fleet])
+    maxima = np.stack([windows.maxima for windows in fleet])
+    counts = np.stack([windows.counts for windows in fleet])
+    for index, hour in enumerate(open_hours):
+        if hour is not None:
+            totals[index] += hour.totals
+            np.maximum(maxima[index], hour.maxima, out=maxima[index])
+            counts[index][:, hour.bins] += hour.weights
+    columns: list[Floats] = []
+    for number, part in enumerate(SLICES):
+        mine = counts[:, :, part.start : part.stop]
+        occupied = np.flatnonzero(mine.any(axis=(0, 1)))
+        # Only the occupied stretch is worth scanning; a metric's bins are mostly empty.
+        until = int(occupied[-1]) + 1 if len(occupied) else 1
+        mine = mine[:, :, :until]
+        seconds = mine.sum(axis=-1)
+        known = seconds > 0
+        for statistic in part.metric.statistics:
+            if statistic == "mean":
+                sums = totals[:, :, 2 + number] * part.metric.quantum
+                columns.append(np.divide(sums, seconds, out=np.full(sums.shape, np.nan), where=known))
+            elif statistic == "max":
+                columns.append(np.where(known, maxima[:, :, number] * part.metric.quantum, np.nan))
+            else:
+                columns.append(quantile(part, mine, _FRACTIONS[statistic], maxima[:, :, number]))
+    table = np.stack(columns, axis=-1)
+    unknown = np.isnan(table)
+    # Nine digits are far more than the quanta hold and hide the noise of binary fractions.
+    cells = np.round(table, 9).astype(object)
+    cells[unknown] = None
+    return [
+        [
+            Figures(
+                window_days=days,
+                start_s=windows.first_hour(window) * 3600,
+                covered_s=int(totals[index, window, 0]),
+                users_s=int(totals[index, window, 1]),
+                statistics=tuple(cells[index, window]),
+            )
+            for window, days in enumerate(windows.days)
+        ]
+        for index, windows in enumerate(fleet)
+    ]
