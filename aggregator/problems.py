@@ -8,7 +8,7 @@ from http import HTTPStatus
 
 
 @dataclass(frozen=True, slots=True)
-class Problem(Exception):
+class Problem:
     """Why a request was refused.
 
     Args:
@@ -35,3 +35,11 @@ class Problem(Exception):
                 "detail": self.detail,
             }
         ).encode()
+
+
+class Refused(Exception):
+    """Carries a `Problem` out of the depths to the door that answers it."""
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+        super().__init__(problem.detail)

@@ -1,0 +1,265 @@
+"""What the stores do not hold yet, and each VM's last samples. Pure; all rows stay packed.
+
+One byte array a VM holds, in the order of arrival: a tail that is stored already, what a running flush has
+taken, what came since. Nothing is removed before it is stored, so a flush that fails has nothing to put back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from aggregator.problems import Problem
+from aggregator.rows import ROW_BYTES, row_ts, unpack_rows
+
+LIVE_ROWS = 10
+SKEW_LIMIT_S = 120.0
+_FORGET_SILENT_S = 86400.0
+
+
+def flags_of(skew_s: float, *, identity_conflict: bool, replaced: bool) -> list[str]:
+    """What makes a VM's figures doubtful, in the words of the fleet database."""
+    found = {
+        "clock_skew": abs(skew_s) > SKEW_LIMIT_S,
+        "identity_conflict": identity_conflict,
+        "store_replaced": replaced,
+    }
+    return [name for name, is_so in found.items() if is_so]
+
+
+class PushLike(Protocol):
+    """The part of `decode.Push` that the buffer reads."""
+
+    @property
+    def vm(self) -> str: ...
+    @property
+    def boot(self) -> str: ...
+    @property
+    def sent_s(self) -> float: ...
+    @property
+    def rows(self) -> bytes: ...
+    @property
+    def count(self) -> int: ...
+    @property
+    def oldest_ts(self) -> int: ...
+    @property
+    def newest_ts(self) -> int: ...
+
+
+class Added(NamedTuple):
+    """What became of a push's samples, as far as memory can tell."""
+
+    stored: int
+    duplicate: int
+    conflict: int
+
+
+class Taken(NamedTuple):
+    """One VM's part of a flush; rows may be none when only its summary is wanted.
+
+    Attributes:
+        rows: packed rows, any order.
+        conflicts: samples refused in memory because another with their ts was first.
+        received_s: when the newest push came.
+        skew_s: received - sent of it.
+    """
+
+    vm_id: str
+    rows: bytes
+    conflicts: int
+    received_s: float
+    skew_s: float
+    identity_conflict: bool
+
+
+_ONE = Added(1, 0, 0)
+
+
+@dataclass(slots=True)
+class _Entry:
+    """One VM. `stored_bytes <= taken_bytes <= len(rows)`, all multiples of ROW_BYTES.
+
+    `first_ts` is the oldest sample that this boot sent; `conflicts` those not yet counted in the store.
+    """
+
+    rows: bytearray
+    boot: str
+    first_ts: int
+    newest_ts: int
+    received_s: float
+    skew_s: float
+    stored_bytes: int = 0
+    taken_bytes: int = 0
+    conflicts: int = 0
+    taken_conflicts: int = 0
+    former_boot: str = ""
+    identity_conflict: bool = False
+    news: bool = False  # the summary must change although no row came
+
+
+class Buffer:
+    """Samples between their acknowledgement and their store.
+
+    Args:
+        max_rows: unstored rows held before pushes are refused with 503.
+    """
+
+    def __init__(self, *, max_rows: int) -> None:
+        self._entries: dict[str, _Entry] = {}
+        self._max_rows = max_rows
+        self.unstored_rows = 0
+        self.newest_received_s = 0.0
+
+    def __len__(self) -> int:
+        """VMs known in memory."""
+        return len(self._entries)
+
+    @property
+    def fullness(self) -> float:
+        """Unstored rows / the most that are held."""
+        return self.unstored_rows / self._max_rows
+
+    def admit(self, push: PushLike, _received_s: float) -> Problem | None:
+        """Whether a push may be journalled: None, or the answer that says why not.
+
+        Two boots that push at the same time are two machines with one identity. An old boot that only sends samples
+        from before the new one began is a spool that drains.
+        """
+        if self.unstored_rows + push.count > self._max_rows:
+            return Problem(503, "buffer-full", "the stores are behind; try again later", retry_after_s=30)
+        entry = self._entries.get(push.vm)
+        if entry is None or (entry.boot == push.boot and not entry.identity_conflict):
+            return None
+        if push.boot == entry.former_boot and push.newest_ts > entry.first_ts:
+            entry.identity_conflict = entry.news = True
+        if not entry.identity_conflict:
+            return None
+        detail = f"two boots push as {push.vm} at the same time: both machines must enrol again"
+        return Problem(409, "identity-conflict", detail)
+
+    def enrolled(self, vm_id: str) -> None:
+        """A VM has a new identity: what its boots did before no longer counts."""
+        entry = self._entries.get(vm_id)
+        if entry is not None:
+            entry.identity_conflict = False
+            entry.boot = entry.former_boot = ""
+            entry.news = True
+
+    def add(self, push: PushLike, received_s: float) -> Added:
+        """Takes in a push that is durable. A second sample of one (VM, ts) is never kept."""
+        entry = self._entries.get(push.vm)
+        if entry is None:
+            entry = self._entries[push.vm] = _Entry(bytearray(), push.boot, push.oldest_ts, 0, 0.0, 0.0)
+        if received_s >= entry.received_s:
+            entry.received_s = received_s
+            entry.skew_s = received_s - push.sent_s
+            self.newest_received_s = received_s
+        if push.boot != entry.boot and push.newest_ts > entry.newest_ts:
+            entry.former_boot, entry.boot, entry.first_ts = entry.boot, push.boot, push.oldest_ts
+        if push.count == 1 and push.newest_ts > entry.newest_ts:
+            entry.rows += push.rows
+            entry.newest_ts = push.newest_ts
+            self.unstored_rows += 1
+            return _ONE
+        return self._add_carefully(entry, push)
+
+    def _add_carefully(self, entry: _Entry, push: PushLike) -> Added:
+        held = entry.rows if push.oldest_ts <= entry.newest_ts else bytearray()
+        known = {row_ts(held, index): index for index in range(len(held) // ROW_BYTES)}
+        fresh: dict[int, bytes] = {}
+        duplicates = conflicts = 0
+        for at in range(0, len(push.rows), ROW_BYTES):
+            row = push.rows[at : at + ROW_BYTES]
+            ts = row_ts(row, 0)
+            index = known.get(ts)
+            first = held[index * ROW_BYTES : (index + 1) * ROW_BYTES] if index is not None else fresh.get(ts)
+            if first is None:
+                fresh[ts] = row
+            elif first == row:
+                duplicates += 1
+            else:
+                conflicts += 1
+        entry.rows += b"".join(fresh.values())
+        entry.newest_ts = max(entry.newest_ts, push.newest_ts)
+        entry.conflicts += conflicts
+        self.unstored_rows += len(fresh)
+        return Added(len(fresh), duplicates, conflicts)
+
+    def take(self) -> list[str]:
+        """Marks everything unstored as taken by a flush; returns the VMs that have some, sorted."""
+        owing: list[str] = []
+        for vm_id, entry in self._entries.items():
+            entry.taken_bytes = len(entry.rows)
+            entry.taken_conflicts = entry.conflicts
+            if entry.taken_bytes > entry.stored_bytes or entry.conflicts or entry.news:
+                owing.append(vm_id)
+            entry.news = False
+        owing.sort()
+        return owing
+
+    def taken(self, vm_id: str) -> Taken | None:
+        """The rows of one VM that `take` marked; None for a VM that memory does not know."""
+        entry = self._entries.get(vm_id)
+        if entry is None:
+            return None
+        rows = bytes(entry.rows[entry.stored_bytes : entry.taken_bytes])
+        return Taken(vm_id, rows, entry.taken_conflicts, entry.received_s, entry.skew_s, entry.identity_conflict)
+
+    def stored(self, vm_id: str) -> None:
+        """The store now holds what was taken: only the last rows stay, for those who look at the present."""
+        entry = self._entries.get(vm_id)
+        if entry is None:
+            return
+        self.unstored_rows -= (entry.taken_bytes - entry.stored_bytes) // ROW_BYTES
+        entry.conflicts -= entry.taken_conflicts
+        surplus = max(0, min(entry.taken_bytes, len(entry.rows) - LIVE_ROWS * ROW_BYTES))
+        del entry.rows[:surplus]
+        entry.stored_bytes = entry.taken_bytes = entry.taken_bytes - surplus
+        entry.taken_conflicts = 0
+
+    def forget(self, vm_id: str) -> None:
+        """Drops a VM that an admin forgot, unstored rows too."""
+        entry = self._entries.pop(vm_id, None)
+        if entry is not None:
+            self.unstored_rows -= (len(entry.rows) - entry.stored_bytes) // ROW_BYTES
+
+    def forget_silent(self, now_s: float) -> int:
+        """Drops VMs that have been silent for a day and owe nothing; returns how many."""
+        silent = [
+            vm_id
+            for vm_id, entry in self._entries.items()
+            if entry.received_s < now_s - _FORGET_SILENT_S
+            and len(entry.rows) == entry.stored_bytes
+            and not entry.conflicts
+        ]
+        for vm_id in silent:
+            del self._entries[vm_id]
+        return len(silent)
+
+    def skews_s(self) -> list[float]:
+        """Clock skew of every VM in memory."""
+        return [entry.skew_s for entry in self._entries.values()]
+
+    def unstored_samples(self, vm_id: str) -> Iterator[dict[str, float | int | None]]:
+        """Rows of one VM that its store may not hold yet, in wire fields."""
+        entry = self._entries.get(vm_id)
+        return unpack_rows(bytes(entry.rows[entry.stored_bytes :])) if entry else iter(())
+
+    def live(self, since_s: float) -> list[dict[str, object]]:
+        """VMs heard of since then: when, with what skew, and their last samples, newest last."""
+        return [
+            {
+                "vm": vm_id,
+                "last_seen_s": entry.received_s,
+                "skew_s": entry.skew_s,
+                "flags": flags_of(entry.skew_s, identity_conflict=entry.identity_conflict, replaced=False),
+                "samples": sorted(unpack_rows(bytes(entry.rows)), key=_ts)[-LIVE_ROWS:],
+            }
+            for vm_id, entry in self._entries.items()
+            if entry.received_s >= since_s
+        ]
+
+
+def _ts(sample: dict[str, float | int | None]) -> float:
+    return sample["ts"] or 0

@@ -1,0 +1,261 @@
+"""The flush: buffer → workers → stores → fleet database → journal segments dropped. Runs on the reactor.
+
+Order is the whole of its safety. The journal is rotated before the buffer is taken, and every append before the
+rotation has reached the buffer by then; so a segment goes only when the stores hold all of it, and what a store
+could not take stays in the buffer while the segments that hold it stay on disk.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from twisted.internet.defer import Deferred, gatherResults
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from aggregator.buffer import Buffer, Taken
+from aggregator.pending import PendingSummaries
+from aggregator.pool import Workers, partition_of
+from aggregator.rows import ROW_BYTES
+from aggregator.worker import ChunkResult, Summary
+
+CHUNK_VMS = 64
+CHUNK_ROWS = 60_000  # bounds a worker's memory after an outage, when each VM brings days of rows
+# While half of the fleet seems to be this far off, it is our clock that is wrong: delete nothing.
+CLOCK_DOUBT_S = 3600.0
+
+
+class JournalLike(Protocol):
+    """What a flush asks of the journal."""
+
+    def rotate(self, done: Callable[[int], None]) -> None: ...
+    def drop_through(self, segment: int) -> None: ...
+
+
+@dataclass(slots=True)
+class FlushTotals:
+    """What flushes have done since the start."""
+
+    flushes: int = 0
+    overruns: int = 0
+    seconds: float = 0.0
+    last_s: float = 0.0
+    last_duration_s: float = 0.0
+    rows: int = 0
+    duplicates: int = 0
+    conflicts: int = 0
+    stores: int = 0
+    store_failures: int = 0
+    stores_lost: int = 0
+    summary_failures: int = 0
+
+
+@dataclass(slots=True)
+class FlushReport:
+    """One flush. `failures`: VM -> why its rows are still owed."""
+
+    vms: int = 0
+    rows: int = 0
+    duplicates: int = 0
+    conflicts: int = 0
+    failures: dict[str, str] = field(default_factory=dict)
+    summaries_owed: int = 0
+    seconds: float = 0.0
+
+
+class Flusher:
+    """Empties the buffer into the stores; at most one flush runs at a time.
+
+    Args:
+        write_summaries: fires when the fleet database has them, fails when it has not.
+        clock: Unix time in seconds.
+
+    Attributes:
+        replayed_through: while a journal is replayed, the last segment that has reached the buffer as a whole.
+        stores_failing: why some store could not be written in the last flush, or None.
+        stores_failing_ratio: share of the VMs whose store failed in the last flush.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        *,
+        buffer: Buffer,
+        journal: JournalLike,
+        workers: Workers,
+        write_summaries: Callable[[Sequence[Summary]], Deferred[None]],
+        pending: PendingSummaries,
+        call_in_reactor: Callable[..., object],
+        clock: Callable[[], float],
+        chunk_vms: int = CHUNK_VMS,
+    ) -> None:
+        self._buffer = buffer
+        self._journal = journal
+        self._workers = workers
+        self._write_summaries = write_summaries
+        self._pending = pending
+        self._call_in_reactor = call_in_reactor
+        self._clock = clock
+        self._chunk_vms = chunk_vms
+        self._running = False
+        self._waiting: list[Deferred[FlushReport]] = []
+        self.replayed_through: int | None = None
+        self.totals = FlushTotals()
+        self.stores_failing: str | None = None
+        self.stores_failing_ratio = 0.0
+
+    @property
+    def is_running(self) -> bool:
+        return self._running
+
+    def tick(self) -> None:
+        """The scheduled flush; one that comes while another runs is counted and left out."""
+        if self._running:
+            self.totals.overruns += 1
+            self._log.warn("the last flush is still running: this one is left out")
+            return
+        self.flush().addErrback(lambda failure: self._log.failure("flush failed", failure))
+
+    def flush(self) -> Deferred[FlushReport]:
+        """Flushes all that is acknowledged when it begins; while one runs, waits for it and then flushes again."""
+        waiter: Deferred[FlushReport] = Deferred()
+        if self._running:
+            self._waiting.append(waiter)
+            return waiter
+        self._begin([waiter])
+        return waiter
+
+    def _begin(self, waiters: list[Deferred[FlushReport]]) -> None:
+        def finished(outcome: FlushReport | Failure) -> None:
+            self._running = False
+            if self._waiting:
+                following, self._waiting = self._waiting, []
+                self._begin(following)
+            for waiter in waiters:
+                waiter.callback(outcome)
+
+        self._running = True
+        Deferred.fromCoroutine(self._run()).addBoth(finished)
+
+    async def _run(self) -> FlushReport:
+        began_s = self._clock()
+        rotated: Deferred[int] = Deferred()
+        self._journal.rotate(rotated.callback)
+        segment = await rotated
+        # No other event may come between the rotation's callback and this.
+        owing = self._buffer.take()
+        report = FlushReport()
+        owed = set(self._pending.vm_ids)
+        now_s = self._clock()
+        may_forget = self._clock_is_trusted()
+        everyone = sorted(set(owing) | owed)
+        shares: list[list[str]] = [[] for _ in range(self._workers.partitions)]
+        for vm_id in everyone:
+            shares[partition_of(vm_id, len(shares))].append(vm_id)
+        await gatherResults(
+            Deferred.fromCoroutine(self._flush_partition(number, vm_ids, now_s, may_forget, report, owed))
+            for number, vm_ids in enumerate(shares)
+        )
+        self._settle(segment, report, owed)
+        report.seconds = self._clock() - began_s
+        self._count(report)
+        return report
+
+    async def _flush_partition(
+        self, number: int, vm_ids: list[str], now_s: float, may_forget: bool, report: FlushReport, owed: set[str]
+    ) -> None:
+        for chunk in self._chunks(vm_ids):
+            result = await self._submit(number, chunk, now_s, may_forget)
+            for share in chunk:
+                if share.vm_id not in result.failures:
+                    self._buffer.stored(share.vm_id)
+            report.vms += len(chunk) - len(result.failures)
+            report.rows += result.inserted
+            report.duplicates += result.duplicates
+            report.conflicts += result.conflicts
+            report.failures.update(result.failures)
+            for vm_id, aside in result.lost_stores.items():
+                self.totals.stores_lost += 1
+                self._log.error(
+                    "the store of {vm_id} was damaged: moved to {aside}, a new one begun", vm_id=vm_id, aside=aside
+                )
+            written = [summary.vm_id for summary in result.summaries]
+            try:
+                await self._write_summaries(result.summaries)
+                # A VM without a single row has no summary to write, and owes none.
+                owed.difference_update(share.vm_id for share in chunk if share.vm_id not in result.failures)
+            except Exception as error:  # whatever ails the database, the stores go on
+                self.totals.summary_failures += 1
+                owed.update(written)
+                self._log.warn("{n} summaries wait for the fleet database: {error}", n=len(written), error=error)
+
+    def _chunks(self, vm_ids: list[str]) -> Iterator[list[Taken]]:
+        chunk: list[Taken] = []
+        size = 0
+        for vm_id in vm_ids:
+            share = self._buffer.taken(vm_id)
+            if share is None:
+                # Owes a summary from before a restart and has not pushed since: its store knows the rest.
+                share = Taken(vm_id, b"", 0, 0.0, 0.0, False)
+            if chunk and (len(chunk) >= self._chunk_vms or size + len(share.rows) > CHUNK_ROWS * ROW_BYTES):
+                yield chunk
+                chunk, size = [], 0
+            chunk.append(share)
+            size += len(share.rows)
+        if chunk:
+            yield chunk
+
+    def _submit(self, number: int, chunk: list[Taken], now_s: float, may_forget: bool) -> Deferred[ChunkResult]:
+        done: Deferred[ChunkResult] = Deferred()
+
+        def finished(result: ChunkResult) -> None:
+            self._call_in_reactor(done.callback, result)
+
+        self._workers.submit(number, chunk, now_s, may_forget, finished)
+        return done
+
+    def _settle(self, segment: int, report: FlushReport, owed: set[str]) -> None:
+        report.summaries_owed = len(owed)
+        try:
+            self._pending.replace(owed)
+        except OSError as error:
+            # Without the note only the journal knows these VMs: keep it.
+            self._log.warn("cannot note {n} owed summaries: {error}", n=len(owed), error=error)
+            return
+        self.stores_failing_ratio = len(report.failures) / max(1, report.vms + len(report.failures))
+        if report.failures:
+            some = next(iter(report.failures.items()))
+            self.stores_failing = f"{len(report.failures)} stores cannot be written, such as {some[0]}: {some[1]}"
+            self._log.error("{why}; the journal is kept", why=self.stores_failing)
+            return
+        self.stores_failing = None
+        self._journal.drop_through(segment if self.replayed_through is None else min(segment, self.replayed_through))
+
+    def _clock_is_trusted(self) -> bool:
+        skews_s = [abs(skew_s) for skew_s in self._buffer.skews_s()]
+        return bool(skews_s) and statistics.median(skews_s) <= CLOCK_DOUBT_S
+
+    def _count(self, report: FlushReport) -> None:
+        self._buffer.forget_silent(self._clock())
+        self.totals.flushes += 1
+        self.totals.seconds += report.seconds
+        self.totals.last_s = self._clock()
+        self.totals.last_duration_s = report.seconds
+        self.totals.rows += report.rows
+        self.totals.duplicates += report.duplicates
+        self.totals.conflicts += report.conflicts
+        self.totals.stores += report.vms
+        self.totals.store_failures += len(report.failures)
+        if report.vms or report.failures:
+            self._log.info(
+                "flushed {rows} rows of {vms} VMs in {seconds:.1f} s ({failed} failed, {owed} summaries owed)",
+                rows=report.rows,
+                vms=report.vms,
+                seconds=report.seconds,
+                failed=len(report.failures),
+                owed=report.summaries_owed,
+            )
