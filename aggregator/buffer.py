@@ -12,20 +12,10 @@ from typing import NamedTuple, Protocol
 
 from aggregator.problems import Problem
 from aggregator.rows import ROW_BYTES, row_ts, unpack_rows
+from aggregator.summary import Taken, flags_of
 
 LIVE_ROWS = 10
-SKEW_LIMIT_S = 120.0
 _FORGET_SILENT_S = 86400.0
-
-
-def flags_of(skew_s: float, *, identity_conflict: bool, replaced: bool) -> list[str]:
-    """What makes a VM's figures doubtful, in the words of the fleet database."""
-    found = {
-        "clock_skew": abs(skew_s) > SKEW_LIMIT_S,
-        "identity_conflict": identity_conflict,
-        "store_replaced": replaced,
-    }
-    return [name for name, is_so in found.items() if is_so]
 
 
 class PushLike(Protocol):
@@ -53,24 +43,6 @@ class Added(NamedTuple):
     stored: int
     duplicate: int
     conflict: int
-
-
-class Taken(NamedTuple):
-    """One VM's part of a flush; rows may be none when only its summary is wanted.
-
-    Attributes:
-        rows: packed rows, any order.
-        conflicts: samples refused in memory because another with their ts was first.
-        received_s: when the newest push came.
-        skew_s: received - sent of it.
-    """
-
-    vm_id: str
-    rows: bytes
-    conflicts: int
-    received_s: float
-    skew_s: float
-    identity_conflict: bool
 
 
 _ONE = Added(1, 0, 0)

@@ -6,51 +6,11 @@ SQLAlchemy Core only, so that the report can import it without a server's depend
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import sqlalchemy as sa
 
+from aggregator.summary import METRICS
+
 metadata = sa.MetaData()
-
-WINDOWS_DAYS: tuple[int, ...] = (1, 3, 7, 14, 30)
-STATISTICS: tuple[str, ...] = ("mean", "p50", "p95", "p99", "max")
-
-
-@dataclass(frozen=True, slots=True)
-class Metric:
-    """A figure that is summarised over windows.
-
-    Args:
-        name: first part of its columns.
-        unit: last part of its columns: `ratio` or `bytes_per_s`.
-        quantum: size of one step of the integers it is computed in, in its unit.
-        bins_per_octave: 16 are 4.4 % wide, 8 are 9.1 %.
-        statistics: which of STATISTICS a window keeps as columns; histograms keep the rest.
-    """
-
-    name: str
-    unit: str
-    quantum: float
-    bins_per_octave: int
-    statistics: tuple[str, ...]
-
-    def column(self, statistic: str) -> str:
-        """Name of the window column, such as `cpu_busy_p95_ratio`."""
-        return f"{self.name}_{statistic}_{self.unit}"
-
-
-METRICS: tuple[Metric, ...] = (
-    Metric("cpu_busy", "ratio", 1e-5, 16, STATISTICS),
-    Metric("cpu_max", "ratio", 1e-5, 16, ("mean", "p95", "max")),
-    Metric("mem_used", "ratio", 1e-4, 8, ("mean", "p95", "max")),
-    Metric("disk_used", "ratio", 1e-4, 8, ("mean", "max")),
-    Metric("disk_read", "bytes_per_s", 1.0, 8, ("mean", "p95", "max")),
-    Metric("disk_write", "bytes_per_s", 1.0, 8, ("mean", "p95", "max")),
-    Metric("disk_io", "bytes_per_s", 1.0, 8, ("mean", "p95")),
-    Metric("net_rx", "bytes_per_s", 1.0, 8, ("mean", "p95", "max")),
-    Metric("net_tx", "bytes_per_s", 1.0, 8, ("mean", "p95", "max")),
-    Metric("net_io", "bytes_per_s", 1.0, 8, ("mean", "p95")),
-)
 
 vm = sa.Table(
     "vm",
@@ -79,11 +39,19 @@ vm_summary = sa.Table(
     sa.Column("received_s", sa.Double, nullable=False, comment="when the newest push came, aggregator's clock"),
     sa.Column("skew_s", sa.Double, nullable=False, comment="received - sent of the newest push"),
     sa.Column("interval_s", sa.Integer, nullable=False),
-    sa.Column("conflicts", sa.BigInteger, nullable=False, comment="samples refused because another with their ts was first"),
+    sa.Column(
+        "conflicts", sa.BigInteger, nullable=False, comment="samples refused because another with their ts was first"
+    ),
     sa.Column("cpu_count", sa.Integer),
     sa.Column("mem_total_bytes", sa.BigInteger),
     sa.Column("disk_total_bytes", sa.BigInteger),
-    sa.Column("flags", sa.Text, nullable=False, server_default="[]", comment="JSON list: clock_skew, identity_conflict, store_replaced"),
+    sa.Column(
+        "flags",
+        sa.Text,
+        nullable=False,
+        server_default="[]",
+        comment="JSON list: clock_skew, identity_conflict, store_replaced",
+    ),
     sa.Column("updated_s", sa.Double, nullable=False),
 )
 
@@ -105,8 +73,15 @@ vm_evidence = sa.Table(
     "vm_evidence",
     metadata,
     sa.Column("vm_id", sa.String(64), primary_key=True),
-    sa.Column("hour_s", sa.BigInteger, nullable=False, comment="start of the open hour: the blob holds the closed ones before it"),
-    sa.Column("body", sa.LargeBinary, nullable=False, comment="aggregator.windows: histograms, sums, profile, daily totals"),
+    sa.Column(
+        "hour_s",
+        sa.BigInteger,
+        nullable=False,
+        comment="start of the open hour: the blob holds the closed ones before it",
+    ),
+    sa.Column(
+        "body", sa.LargeBinary, nullable=False, comment="aggregator.windows: histograms, sums, profile, daily totals"
+    ),
 )
 
 join_token = sa.Table(
@@ -116,7 +91,13 @@ join_token = sa.Table(
     sa.Column("created_s", sa.Double, nullable=False),
     sa.Column("expires_s", sa.Double, nullable=False),
     sa.Column("uses_left", sa.Integer, nullable=False),
-    sa.Column("labels", sa.Text, nullable=False, server_default="{}", comment="JSON: owner, mail, tags for the VMs that use it"),
+    sa.Column(
+        "labels",
+        sa.Text,
+        nullable=False,
+        server_default="{}",
+        comment="JSON: owner, mail, tags for the VMs that use it",
+    ),
 )
 
 revocation = sa.Table(

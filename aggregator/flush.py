@@ -16,11 +16,11 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from aggregator.buffer import Buffer, Taken
+from aggregator.buffer import Buffer
 from aggregator.pending import PendingSummaries
 from aggregator.pool import Workers, partition_of
 from aggregator.rows import ROW_BYTES
-from aggregator.worker import ChunkResult, Summary
+from aggregator.summary import ChunkResult, Summary, Taken
 
 CHUNK_VMS = 64
 CHUNK_ROWS = 60_000  # bounds a worker's memory after an outage, when each VM brings days of rows

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from aggregator.fleet import METRICS, Metric
+from aggregator.summary import METRICS, Metric
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -72,7 +72,7 @@ def quantile(part: Slice, counts: npt.NDArray[np.integer], fraction: float, maxi
     Returns: (...) in the metric's unit; NaN for an empty histogram. Inside a bin the integers are taken as evenly
     spread, so the error is at most one bin's width.
     """
-    cumulative = counts.cumsum(axis=-1, dtype=np.int64)
+    cumulative = counts.cumsum(axis=-1, dtype=counts.dtype)
     total = cumulative[..., -1]
     rank = fraction * total
     index = np.minimum((cumulative < rank[..., None]).sum(axis=-1), counts.shape[-1] - 1)

@@ -9,8 +9,8 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Protocol
 
-from aggregator.buffer import Taken
-from aggregator.worker import ChunkResult, WorkerSettings, flush_chunk, initialise
+from aggregator.summary import ChunkResult, Taken, WorkerSettings
+from aggregator.worker_process import flush_chunk, initialise
 
 _ATTEMPTS = 3
 _STOP_S = 2.0

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from agent.sample import FIELDS, Unit
+from agent.sample import FIELDS
 from aggregator import rows
-from aggregator.fleet import METRICS
 from aggregator.histogram import SLICES, TOTAL_BINS, Ints
+from aggregator.rows import SAMPLE_COLUMNS
+from aggregator.summary import METRICS
 
 ABSENT = -1  # every figure is >= 0
-SAMPLE_COLUMNS: tuple[str, ...] = ("ts", "interval_s", *(field.column for field in FIELDS))
 _TS, _INTERVAL = 0, 1
 _COLUMN = {name: index for index, name in enumerate(SAMPLE_COLUMNS)}
 _QUANTA = np.array([1.0, 1.0, *(field.unit.quantum for field in FIELDS)])
@@ -36,19 +36,6 @@ def quantise(packed: bytes) -> Ints:
         table[:, index] = records[name]
     table /= _QUANTA
     return np.where(np.isnan(table), ABSENT, np.rint(table)).astype(np.int64)
-
-
-def dequantise(row: tuple[int | None, ...]) -> dict[str, float | int | None]:
-    """A stored row (in SAMPLE_COLUMNS order) as the fields of the wire and `interval_s`."""
-    named: dict[str, float | int | None] = {"ts": row[0], "interval_s": row[1]}
-    for field, value in zip(FIELDS, row[2:], strict=True):
-        if value is None:
-            named[field.name] = None
-        elif field.unit in (Unit.BYTES, Unit.COUNT):
-            named[field.name] = int(value * field.unit.quantum)
-        else:
-            named[field.name] = round(value * field.unit.quantum, 6)
-    return named
 
 
 def hours_of(table: Ints) -> Ints:

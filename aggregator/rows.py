@@ -6,7 +6,7 @@ A million samples as Python objects take about 0.7 GB, packed 0.1 GB. A figure t
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from math import isnan
 
 from agent.sample import FIELDS, Unit
@@ -18,6 +18,8 @@ _CODES = "".join("d" if field.unit is Unit.BYTES else "f" for field in FIELDS)
 LAYOUT = "<IH" + _CODES
 ROW = struct.Struct(LAYOUT)
 ROW_BYTES = ROW.size
+_QUANTA = tuple(field.unit.quantum for field in FIELDS)
+SAMPLE_COLUMNS: tuple[str, ...] = ("ts", "interval_s", *(field.column for field in FIELDS))
 _TS = struct.Struct("<I")
 
 # The same layout for numpy: (name, format) pairs.
@@ -37,17 +39,29 @@ def row_ts(rows: bytes | bytearray | memoryview, index: int) -> int:
 def unpack_rows(rows: bytes | bytearray | memoryview) -> Iterator[dict[str, float | int | None]]:
     """Rows as the fields of the wire, `interval_s` added; None for what was not measured."""
     for ts, interval_s, *values in ROW.iter_unpack(rows):
-        yield {"ts": ts, "interval_s": interval_s, **_wire_values(values)}
+        steps = [
+            None if isnan(value) else round(value / quantum) for value, quantum in zip(values, _QUANTA, strict=True)
+        ]
+        yield {"ts": ts, "interval_s": interval_s, **_in_units(steps)}
 
 
-def _wire_values(values: list[float]) -> Mapping[str, float | int | None]:
-    named: dict[str, float | int | None] = {}
-    for field, value in zip(FIELDS, values, strict=True):
-        if isnan(value):
-            named[field.name] = None
-        elif field.unit in (Unit.BYTES, Unit.COUNT):
-            named[field.name] = int(value)
-        else:
-            # A float carries 7 digits; rounding to the stored precision hides its noise.
-            named[field.name] = round(round(value / field.unit.quantum) * field.unit.quantum, 6)
-    return named
+def dequantise(row: Sequence[int | None]) -> dict[str, float | int | None]:
+    """A stored row (in SAMPLE_COLUMNS order) as the fields of the wire and `interval_s`."""
+    return {"ts": row[0], "interval_s": row[1], **_in_units(row[2:])}
+
+
+def _steps(value: float, quantum: float) -> int | None:
+    return None if isnan(value) else round(value / quantum)
+
+
+def _in_units(steps: Sequence[int | None]) -> dict[str, float | int | None]:
+    return {
+        field.name: None if step is None else _in_unit(step, field.unit)
+        for field, step in zip(FIELDS, steps, strict=True)
+    }
+
+
+def _in_unit(steps: int, unit: Unit) -> float | int:
+    if unit in (Unit.BYTES, Unit.COUNT):
+        return int(steps * unit.quantum)
+    return round(steps * unit.quantum, 6)  # a quantum such as 1e-5 is not exact in binary

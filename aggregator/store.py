@@ -6,20 +6,22 @@ a flush: after a crash it holds all of a flush or none of it.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import sqlite3
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from agent.sample import FIELDS
 from aggregator import store_schema
-from aggregator.fleet import METRICS
 from aggregator.histogram import Ints
-from aggregator.rollup import ABSENT, SAMPLE_COLUMNS, Hour, dequantise
+from aggregator.rollup import ABSENT, Hour
+from aggregator.rows import SAMPLE_COLUMNS
+from aggregator.store_files import SELECT_SAMPLES
+from aggregator.summary import METRICS
 from aggregator.windows import Windows
 
 _METRIC_COUNT = len(METRICS)
@@ -38,11 +40,8 @@ _SELECT_ROLLED = (
     + " FROM sample WHERE ts > ? AND ts <= ? ORDER BY ts"
 )
 _INSERT_SAMPLE = (
-    f"INSERT OR IGNORE INTO sample ({', '.join(SAMPLE_COLUMNS)}) VALUES ("
-    + ", ".join("?" if name in _REQUIRED else f"nullif(?, {ABSENT})" for name in SAMPLE_COLUMNS)
-    + ")"
+    f"INSERT OR IGNORE INTO sample ({', '.join(SAMPLE_COLUMNS)}) VALUES (" + ", ".join("?" * len(SAMPLE_COLUMNS)) + ")"
 )
-_SELECT_SAMPLES = f"SELECT {', '.join(SAMPLE_COLUMNS)} FROM sample WHERE ts >= ? AND ts <= ? ORDER BY ts"
 _UPSERT_HOUR = (
     f"INSERT OR REPLACE INTO hour ({', '.join(store_schema.HOUR_COLUMNS)}) "
     f"VALUES ({', '.join('?' * len(store_schema.HOUR_COLUMNS))})"
@@ -57,24 +56,26 @@ _SELECT_MAXIMA = (
 )
 
 
-class StoreError(Exception):
-    """A store that cannot be read or written. `corrupt`: it will not get better by waiting."""
-
-    def __init__(self, detail: str, *, corrupt: bool) -> None:
-        self.corrupt = corrupt
-        super().__init__(detail)
+_SELECT_FACTS = (
+    "SELECT conflicts, replaced_s IS NOT NULL, (SELECT min(ts) FROM sample), (SELECT min(hour_s) FROM hour) "
+    "FROM store WHERE id = 1"
+)
 
 
-def store_path(data_dir: Path, vm_id: str) -> Path:
-    """Where a VM's store lies: spread over 65,536 folders by a hash, so that no folder grows large."""
-    digest = hashlib.sha256(vm_id.encode()).hexdigest()
-    return data_dir / "stores" / digest[:2] / digest[2:4] / f"{vm_id}.db"
+class Facts(NamedTuple):
+    """A store as a whole.
 
+    Attributes:
+        conflicts: samples refused ever because another with their ts was first.
+        replaced: it took the place of a damaged store (0 or 1).
+        oldest_ts: of the raw rows, None without any.
+        oldest_hour_s: start of the oldest hour that it remembers.
+    """
 
-def as_store_error(error: sqlite3.Error | OSError | ValueError) -> StoreError:
-    """Tells what waiting may cure (a full disk, a lock) from what it will not (a damaged file)."""
-    curable = isinstance(error, sqlite3.OperationalError | OSError)
-    return StoreError(f"{type(error).__name__}: {error}", corrupt=not curable)
+    conflicts: int
+    replaced: int
+    oldest_ts: int | None
+    oldest_hour_s: int | None
 
 
 class Store:
@@ -85,15 +86,21 @@ class Store:
 
         Raises: sqlite3.Error, OSError: it cannot be opened; ValueError: it is newer than this program.
         """
-        if not path.exists() or not path.stat().st_size:
+        self._vm_id = vm_id
+        try:
+            missing = not os.stat(path).st_size
+        except FileNotFoundError:
+            missing = True
+        if missing:
             _create(path, template)
         self._connection = sqlite3.connect(path, isolation_level=None, timeout=10.0, cached_statements=32)
         try:
-            self._connection.execute("PRAGMA synchronous = FULL")
-            if self._connection.execute("PRAGMA user_version").fetchone()[0] != store_schema.SCHEMA_VERSION:
-                store_schema.migrate(self._connection)
+            # First of all: each statement outside a transaction would lock the file and look for a journal anew.
             self._connection.execute("BEGIN IMMEDIATE")
-            self._vm_id = vm_id
+            if self._connection.execute("PRAGMA user_version").fetchone()[0] != store_schema.SCHEMA_VERSION:
+                self._connection.execute("ROLLBACK")
+                store_schema.migrate(self._connection)
+                self._connection.execute("BEGIN IMMEDIATE")
         except BaseException:
             self._connection.close()
             raise
@@ -127,31 +134,27 @@ class Store:
 
     def insert(self, table: Ints) -> int:
         """Adds rows whose ts is new; returns how many were."""
-        return self._connection.executemany(_INSERT_SAMPLE, table.tolist()).rowcount
+        rows = [[None if value == ABSENT else value for value in row] for row in table.tolist()]
+        return self._connection.executemany(_INSERT_SAMPLE, rows).rowcount
 
     def differing(self, table: Ints) -> int:
         """How many of these rows differ from the stored row of the same ts."""
         count = 0
         for row in table.tolist():
-            stored = self._connection.execute(_SELECT_SAMPLES, (row[0], row[0])).fetchone()
+            stored = self._connection.execute(SELECT_SAMPLES, (row[0], row[0])).fetchone()
             count += stored != tuple(None if value == ABSENT else value for value in row)
         return count
 
-    def count_conflicts(self, conflicts: int) -> int:
-        """Adds to the number of refused samples; returns their number ever."""
+    def add_conflicts(self, conflicts: int) -> None:
+        """Adds to the number of refused samples."""
         if conflicts:
             self._connection.execute(
                 "UPDATE store SET conflicts = conflicts + ?, vm_id = ? WHERE id = 1", (conflicts, self._vm_id)
             )
-        found: int = self._connection.execute("SELECT conflicts FROM store WHERE id = 1").fetchone()[0]
-        return found
 
     def mark_replaced(self, now_s: float) -> None:
         """Notes that this store took the place of a damaged one."""
         self._connection.execute("UPDATE store SET replaced_s = ?, vm_id = ? WHERE id = 1", (int(now_s), self._vm_id))
-
-    def was_replaced(self) -> bool:
-        return self._connection.execute("SELECT replaced_s FROM store WHERE id = 1").fetchone()[0] is not None
 
     def save_hours(self, hours: Sequence[Hour], open_hour: int) -> None:
         """Writes rollups; histograms only of closed hours, since the open one is computed anew each time."""
@@ -171,29 +174,27 @@ class Store:
         """Largest value of each metric in the hours `first` to `end` - 1."""
         return np.array(self._connection.execute(_SELECT_MAXIMA, (first * 3600, end * 3600)).fetchone(), np.int64)
 
-    def newest_row(self) -> dict[str, float | int | None] | None:
-        """The newest sample in wire fields, or None."""
+    def newest_row(self) -> dict[str, int] | None:
+        """The newest sample by column, ABSENT where not measured, or None."""
         found = self._connection.execute(
             f"SELECT {', '.join(SAMPLE_COLUMNS)} FROM sample ORDER BY ts DESC LIMIT 1"
         ).fetchone()
-        return dequantise(found) if found else None
+        if found is None:
+            return None
+        return {name: ABSENT if value is None else value for name, value in zip(SAMPLE_COLUMNS, found, strict=True)}
 
-    def oldest_s(self) -> int | None:
-        """Start of the oldest hour that the store remembers."""
-        found: int | None = self._connection.execute("SELECT min(hour_s) FROM hour").fetchone()[0]
-        return found
+    def facts(self) -> Facts:
+        """What the store says of itself as a whole."""
+        return Facts(*self._connection.execute(_SELECT_FACTS).fetchone())
 
     def forget_before(self, *, raw_s: float, histograms_s: float, hours_s: float) -> None:
-        """Deletes whole hours that ended before each limit; does nothing until six hours of raw rows are due.
-
-        Six, so that a flush seldom touches the old end of the file.
-        """
-        oldest = self._connection.execute("SELECT min(ts) FROM sample").fetchone()[0]
-        if oldest is None or oldest > raw_s - 6 * 3600:
-            return
-        self._connection.execute("DELETE FROM sample WHERE ts <= ?", (int(raw_s) // 3600 * 3600,))
-        self._connection.execute("DELETE FROM hour_histogram WHERE hour_s + 3600 <= ?", (int(histograms_s),))
-        self._connection.execute("DELETE FROM hour WHERE hour_s + 3600 <= ?", (int(hours_s),))
+        """Deletes whole hours that ended before each limit, an hour later than due: no row of a retry is refused and
+        yet finds its hour gone."""
+        limits = (int(limit_s) // 3600 * 3600 - 3600 for limit_s in (raw_s, histograms_s, hours_s))
+        raw, histograms, hours = limits
+        self._connection.execute("DELETE FROM sample WHERE ts <= ?", (raw,))
+        self._connection.execute("DELETE FROM hour_histogram WHERE hour_s + 3600 <= ?", (histograms,))
+        self._connection.execute("DELETE FROM hour WHERE hour_s + 3600 <= ?", (hours,))
 
 
 def _create(path: Path, template: bytes) -> None:
@@ -288,20 +289,3 @@ def _read_hour(row: Sequence[int | bytes | None]) -> Hour:
         bins=bins,
         weights=weights,
     )
-
-
-def read_samples(path: Path, from_s: int, to_s: int) -> list[dict[str, float | int | None]]:
-    """Raw rows of a store with from_s <= ts <= to_s as wire fields, by rising ts; none where there is no store.
-
-    Raises StoreError.
-    """
-    if not path.exists():
-        return []
-    try:
-        connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=10.0)
-        try:
-            return [dequantise(row) for row in connection.execute(_SELECT_SAMPLES, (from_s, to_s))]
-        finally:
-            connection.close()
-    except sqlite3.Error as error:
-        raise as_store_error(error) from error

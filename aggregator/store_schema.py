@@ -8,8 +8,8 @@ from pathlib import Path
 
 from sqlite_utils import Database, Migrations
 
-from aggregator.fleet import METRICS
-from aggregator.rollup import SAMPLE_COLUMNS
+from aggregator.rows import SAMPLE_COLUMNS
+from aggregator.summary import METRICS
 
 SCHEMA_VERSION = 1
 HOUR_COLUMNS: tuple[str, ...] = (

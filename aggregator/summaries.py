@@ -10,8 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from aggregator.fleet import vm_evidence, vm_summary, vm_window
-from aggregator.windows import STATISTIC_COLUMNS
-from aggregator.worker import Summary
+from aggregator.summary import STATISTIC_COLUMNS, Summary
 
 _WINDOW_COLUMNS = ("window_days", "vm_id", "start_s", "end_s", "covered_s", "users_s", *STATISTIC_COLUMNS)
 

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from aggregator.fleet import METRICS
 from aggregator.histogram import SLICES, TOTAL_BINS, Floats, Ints, quantile
 from aggregator.rollup import ABSENT, Hour
+from aggregator.summary import METRICS, Figures
 
 TOTALS = 2 + len(METRICS)  # covered seconds, logged-in seconds, value x seconds of each metric
 PROFILE_HOURS = 168
@@ -46,7 +46,6 @@ class Windows:
         open_hour: number of the newest hour, which is not in the sums.
         totals: (windows, TOTALS).
         maxima: (windows, metrics), ABSENT where nothing was measured.
-        counts: (windows, TOTAL_BINS) seconds.
         profile_s, profile_cpu: (168,) covered seconds and CPU x seconds of the last 28 days.
         daily: day number -> [received, sent] bytes.
         stale: (windows, metrics) maxima whose hour has left and that must be read from the store again.
@@ -56,11 +55,13 @@ class Windows:
     open_hour: int
     totals: Ints
     maxima: Ints
-    counts: Ints
     profile_s: Ints
     profile_cpu: Ints
     daily: dict[int, list[int]]
     stale: npt.NDArray[np.bool_] = field(init=False)
+    # Occupied bins with their seconds a window, as read; dense only once an hour closes: most flushes only read.
+    _sparse: tuple[Ints, Ints] | None = None
+    _dense: Ints | None = None
 
     def __post_init__(self) -> None:
         self.stale = np.zeros(self.maxima.shape, bool)
@@ -73,11 +74,27 @@ class Windows:
             open_hour,
             np.zeros((len(days), TOTALS), np.int64),
             np.full((len(days), len(METRICS)), ABSENT, np.int64),
-            np.zeros((len(days), TOTAL_BINS), np.int64),
             np.zeros(PROFILE_HOURS, np.int64),
             np.zeros(PROFILE_HOURS, np.int64),
             {},
         )
+
+    @property
+    def counts(self) -> Ints:
+        """(windows, TOTAL_BINS) seconds."""
+        if self._dense is None:
+            self._dense = np.zeros((len(self.days), TOTAL_BINS), np.int64)
+            self.add_counts_to(self._dense)
+            self._sparse = None
+        return self._dense
+
+    def add_counts_to(self, counts: npt.NDArray[np.integer]) -> None:
+        """Puts the seconds of all windows into an empty (windows, TOTAL_BINS) array."""
+        if self._sparse is not None:
+            bins, weights = self._sparse
+            counts[:, bins] = weights
+        elif self._dense is not None and self._dense is not counts:
+            counts[:] = self._dense
 
     def first_hour(self, window: int) -> int:
         """Number of the oldest hour in a window."""
@@ -207,8 +224,8 @@ class Windows:
             windows.profile_cpu[:] = take("<u8", PROFILE_HOURS)
             daily = take(_DAY, int(take("<u2", 1)[0]))
             windows.daily = {int(day): [int(received), int(sent)] for day, received, sent in daily}
-            bins = take("<u2", occupied)
-            windows.counts[:, bins] = take("<u4", count * occupied).reshape(count, occupied)
+            bins = take("<u2", occupied).astype(np.int64)
+            windows._sparse = bins, take("<u4", count * occupied).reshape(count, occupied).astype(np.int64)
         except (struct.error, IndexError) as error:
             raise ValueError(f"window sums are cut short: {error}") from error
         return windows
@@ -221,20 +238,6 @@ def rebuild(days: tuple[int, ...], open_hour: int, closed: Iterable[Hour]) -> Wi
     return windows
 
 
-@dataclass(frozen=True, slots=True)
-class Figures:
-    """What one window of one VM says; `statistics` in the order of `STATISTIC_COLUMNS`, None where unknown."""
-
-    window_days: int
-    start_s: int
-    covered_s: int
-    users_s: int
-    statistics: tuple[float | None, ...]
-
-
-STATISTIC_COLUMNS: tuple[str, ...] = tuple(
-    metric.column(statistic) for metric in METRICS for statistic in metric.statistics
-)
 _FRACTIONS = {"p50": 0.50, "p95": 0.95, "p99": 0.99}
 
 
@@ -249,12 +252,13 @@ def read_figures(fleet: Sequence[Windows], open_hours: Sequence[Hour | None]) ->
     """
     totals = np.stack([windows.totals for windows in fleet])
     maxima = np.stack([windows.maxima for windows in fleet])
-    counts = np.stack([windows.counts for windows in fleet])
-    for index, hour in enumerate(open_hours):
+    counts = np.zeros((len(fleet), len(fleet[0].days), TOTAL_BINS), np.int32)
+    for index, (windows, hour) in enumerate(zip(fleet, open_hours, strict=True)):
+        windows.add_counts_to(counts[index])
         if hour is not None:
             totals[index] += hour.totals
             np.maximum(maxima[index], hour.maxima, out=maxima[index])
-            counts[index][:, hour.bins] += hour.weights
+            counts[index][:, hour.bins] += hour.weights.astype(np.int32)
     columns: list[Floats] = []
     for number, part in enumerate(SLICES):
         mine = counts[:, :, part.start : part.stop]
@@ -277,16 +281,11 @@ def read_figures(fleet: Sequence[Windows], open_hours: Sequence[Hour | None]) ->
     # Nine digits are far more than the quanta hold and hide the noise of binary fractions.
     cells = np.round(table, 9).astype(object)
     cells[unknown] = None
+    covered = totals[:, :, :2].tolist()
     return [
         [
-            Figures(
-                window_days=days,
-                start_s=windows.first_hour(window) * 3600,
-                covered_s=int(totals[index, window, 0]),
-                users_s=int(totals[index, window, 1]),
-                statistics=tuple(cells[index, window]),
-            )
-            for window, days in enumerate(windows.days)
+            Figures(days, windows.first_hour(window) * 3600, seconds[0], seconds[1], tuple(statistics))
+            for window, (days, seconds, statistics) in enumerate(zip(windows.days, both, rows, strict=True))
         ]
-        for index, windows in enumerate(fleet)
+        for windows, both, rows in zip(fleet, covered, cells.tolist(), strict=True)
     ]

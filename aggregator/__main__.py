@@ -1,0 +1,146 @@
+"""`fallow-aggregator`: takes in what agents push. Heavy imports wait until a command needs them.
+
+A flush worker imports this module again when it is spawned, so it must stay light.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import fields
+from typing import Any
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+
+_EXAMPLES = """examples:
+  fallow-aggregator run --data /var/lib/fallow --listen 0.0.0.0:8899 --tls-cert cert.pem --tls-key key.pem
+  fallow-aggregator join-token --data /var/lib/fallow --uses 50 --ttl 24h
+  fallow-aggregator vms list --data /var/lib/fallow
+  fallow-aggregator check --data /var/lib/fallow
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    from aggregator import stores_cli, vms_cli
+    from aggregator.config import AggregatorConfig, option_name
+
+    parser = argparse.ArgumentParser(
+        prog="fallow-aggregator",
+        description="Takes in what agents push and keeps one store per VM.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
+    run = subparsers.add_parser("run", help="run the service", description="Runs until SIGTERM; needs no file.")
+    run.add_argument("--config", metavar="FILE", help="TOML settings; options given here go over them")
+    for item in fields(AggregatorConfig):
+        key = item.metadata["key"]
+        run.add_argument(option_name(key), dest=key, metavar="VALUE", help=_HELP.get(key, f"setting {key}"))
+    run.set_defaults(command=_run)
+    vms_cli.add_parsers(subparsers)
+    stores_cli.add_parsers(subparsers)
+    return parser
+
+
+_HELP = {
+    "data": "data directory (default: $FALLOW_DATA, else /var/lib/fallow)",
+    "listen": "HOST:PORT of the agents' door (default 127.0.0.1:8899)",
+    "admin": "HOST:PORT of the admin door (default 127.0.0.1:8900)",
+    "tls.cert": "PEM certificate chain of the agents' door",
+    "tls.key": "PEM private key, readable by its owner alone",
+    "fleet.url": "fleet database (default: SQLite in the data directory)",
+    "flush.interval": "how often stores are written (default 15min)",
+    "flush.workers": "worker processes (default 2)",
+    "summary.windows": "windows of the summaries (default 1d,3d,7d,14d,30d)",
+    "retention.raw": "how long samples are kept (default 14d)",
+    "retention.hours": "how long hourly rollups are kept (default 400d)",
+    "buffer.samples": "samples held in memory before pushes get 503 (default 4000000)",
+    "journal.segment": "size of a journal segment (default 64MiB)",
+}
+
+
+def _run(options: argparse.Namespace) -> int:
+    import gc
+    import logging
+    import time
+    from pathlib import Path
+
+    from apscheduler.schedulers.twisted import TwistedScheduler
+    from twisted.internet import reactor as the_reactor
+    from twisted.internet.defer import Deferred
+    from twisted.internet.error import CannotListenError
+    from twisted.logger import globalLogBeginner, textFileLogObserver
+
+    from agent.settings import ConfigError, load_toml
+    from aggregator.config import AggregatorConfig
+    from aggregator.journal import JournalError
+    from aggregator.service import AggregatorService, DataDirectoryBusyError, raise_descriptor_limit
+
+    try:
+        table = load_toml(Path(options.config)) if options.config else {}
+        given = {
+            item.metadata["key"]: value
+            for item in fields(AggregatorConfig)
+            if (value := getattr(options, item.metadata["key"])) is not None
+        }
+        config = AggregatorConfig.parse(table, source=options.config or "settings", options=given)
+    except ConfigError as error:
+        return _complain(error, EXIT_USAGE)
+    observers: list[Any] = [textFileLogObserver(sys.stderr)]
+    globalLogBeginner.beginLoggingTo(observers, redirectStandardIO=False)
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
+    # The one global; its type depends on the platform.
+    reactor: Any = the_reactor
+    status = 0
+    try:
+        service = AggregatorService(
+            config,
+            reactor=reactor,
+            scheduler=TwistedScheduler(reactor=reactor, timezone="UTC"),
+            clock=time.time,
+            descriptors=raise_descriptor_limit(),
+        )
+    except ConfigError as error:
+        return _complain(error, EXIT_USAGE)
+    except (DataDirectoryBusyError, JournalError) as error:
+        return _complain(error, EXIT_FAILED)
+
+    def failed(failure: object) -> None:
+        nonlocal status
+        status = EXIT_FAILED
+        value = getattr(failure, "value", failure)
+        if isinstance(value, CannotListenError | ConfigError):
+            _complain(value, status)
+        else:
+            print(f"fallow-aggregator: cannot start: {failure}", file=sys.stderr)
+        reactor.stop()
+
+    def begin() -> None:
+        Deferred.fromCoroutine(service.start()).addErrback(failed)
+
+    # What is alive now lives as long as the process: no need to walk it at every collection.
+    gc.collect()
+    gc.freeze()
+    reactor.callWhenRunning(begin)
+    reactor.addSystemEventTrigger("before", "shutdown", lambda: Deferred.fromCoroutine(service.stop()))
+    reactor.run()
+    return status
+
+
+def _complain(error: Exception, status: int) -> int:
+    for line in str(error).splitlines():
+        print(f"fallow-aggregator: {line}", file=sys.stderr)
+    return status
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry point; returns the exit status."""
+    options = build_parser().parse_args(arguments)
+    status: int = options.command(options)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,120 @@
+"""Settings of the aggregator: one frozen value, every default stated once, every mistake reported."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from agent.settings import (
+    ConfigError,
+    SettingsReader,
+    parse_count,
+    parse_duration_s,
+    parse_host_port,
+    parse_size_bytes,
+    parse_text,
+)
+from aggregator.summary import WINDOWS_DAYS
+
+_DAY_S = 86400.0
+_MAX_WINDOW_DAYS = 400
+
+
+def parse_windows(value: object) -> tuple[int, ...]:
+    """Whole days of `1d,7d,14d` (or a list of such), rising. Raises: ValueError."""
+    texts = value.split(",") if isinstance(value, str) else value
+    if not isinstance(texts, list) or not texts:
+        raise ValueError(f"{value!r} is not a list of days (such as 1d,7d,14d)")
+    days: set[int] = set()
+    for text in texts:
+        length_s = parse_duration_s(text)
+        if length_s % _DAY_S or length_s > _MAX_WINDOW_DAYS * _DAY_S:
+            raise ValueError(f"{text!r} is not a whole number of days, at most {_MAX_WINDOW_DAYS}")
+        days.add(int(length_s // _DAY_S))
+    return tuple(sorted(days))
+
+
+def _path(value: object) -> Path:
+    return Path(parse_text(value))
+
+
+def default_data_dir() -> Path:
+    """`FALLOW_DATA`, else /var/lib/fallow."""
+    return Path(os.environ.get("FALLOW_DATA") or "/var/lib/fallow")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AggregatorConfig:
+    """Everything that can be set. `metadata["key"]` is the dotted name in TOML.
+
+    Attributes:
+        listen, admin: host and port of the two doors; port 0 takes a free one.
+        tls_cert, tls_key: PEM files; both or neither.
+        fleet_url: of the fleet database; None is fleet.db in the data directory.
+        buffer_samples: unstored samples held in memory before pushes are answered 503.
+    """
+
+    data_dir: Path = field(default_factory=default_data_dir, metadata={"key": "data", "parse": _path})
+    listen: tuple[str, int] = field(default=("127.0.0.1", 8899), metadata={"key": "listen", "parse": parse_host_port})
+    admin: tuple[str, int] = field(default=("127.0.0.1", 8900), metadata={"key": "admin", "parse": parse_host_port})
+    tls_cert: Path | None = field(default=None, metadata={"key": "tls.cert", "parse": _path})
+    tls_key: Path | None = field(default=None, metadata={"key": "tls.key", "parse": _path})
+    fleet_url: str | None = field(default=None, repr=False, metadata={"key": "fleet.url", "parse": parse_text})
+    flush_interval_s: float = field(default=900.0, metadata={"key": "flush.interval", "parse": parse_duration_s})
+    flush_workers: int = field(default=2, metadata={"key": "flush.workers", "parse": parse_count})
+    windows_days: tuple[int, ...] = field(
+        default=WINDOWS_DAYS, metadata={"key": "summary.windows", "parse": parse_windows}
+    )
+    raw_retention_s: float = field(default=14 * _DAY_S, metadata={"key": "retention.raw", "parse": parse_duration_s})
+    hour_retention_s: float = field(
+        default=400 * _DAY_S, metadata={"key": "retention.hours", "parse": parse_duration_s}
+    )
+    buffer_samples: int = field(default=4_000_000, metadata={"key": "buffer.samples", "parse": parse_count})
+    segment_bytes: int = field(default=64 << 20, metadata={"key": "journal.segment", "parse": parse_size_bytes})
+    connections: int | None = field(default=None, metadata={"key": "limits.connections", "parse": parse_count})
+    batch_samples: int | None = field(default=None, metadata={"key": "limits.batch_samples", "parse": parse_count})
+    body_bytes: int | None = field(default=None, metadata={"key": "limits.body", "parse": parse_size_bytes})
+    header_bytes: int | None = field(default=None, metadata={"key": "limits.headers", "parse": parse_size_bytes})
+    request_s: float | None = field(default=None, metadata={"key": "limits.request_time", "parse": parse_duration_s})
+
+    @classmethod
+    def parse(
+        cls, table: Mapping[str, Any], *, source: str, options: Mapping[str, str] | None = None
+    ) -> AggregatorConfig:
+        """Settings from TOML tables and, over them, command-line options by dotted key.
+
+        Raises: ConfigError: every unknown key, wrong value and contradiction, each named.
+        """
+        reader = SettingsReader(table, source=source)
+        values: dict[str, Any] = {}
+        base = cls()
+        for item in fields(cls):
+            values[item.name] = reader.take(item.metadata["key"], item.metadata["parse"], getattr(base, item.name))
+        problems: list[str] = []
+        for item in fields(cls):
+            text = (options or {}).get(item.metadata["key"])
+            if text is not None:
+                try:
+                    values[item.name] = item.metadata["parse"](text)
+                except ValueError as error:
+                    problems.append(f"{option_name(item.metadata['key'])}: {error}")
+        config = cls(**values)
+        if (config.tls_cert is None) != (config.tls_key is None):
+            problems.append("tls.cert and tls.key: one needs the other")
+        if config.hour_retention_s < max(config.windows_days) * _DAY_S:
+            problems.append("retention.hours: shorter than the longest of summary.windows")
+        try:
+            reader.finish()
+        except ConfigError as error:
+            problems = [*error.problems, *problems]
+        if problems:
+            raise ConfigError(problems)
+        return config
+
+
+def option_name(key: str) -> str:
+    """The command-line option of a dotted key: `flush.interval` → `--flush-interval`."""
+    return "--" + key.removeprefix("summary.").replace(".", "-").replace("_", "-")

@@ -1,0 +1,119 @@
+"""What the aggregator says of itself at `/metrics`: read from plain counters when it is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from prometheus_client import CollectorRegistry, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from aggregator.buffer import Buffer
+from aggregator.door_parts import DoorCounters
+from aggregator.flush import Flusher
+from aggregator.journal import Journal
+from aggregator.pool import ProcessWorkers
+
+_COMMIT_BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
+
+
+class AggregatorCollector(Collector):
+    """Counters of all parts under one roof; nothing is counted twice."""
+
+    def __init__(
+        self,
+        *,
+        door: DoorCounters,
+        journal: Journal,
+        buffer: Buffer,
+        flusher: Flusher,
+        workers: ProcessWorkers,
+        damaged_records: Callable[[], int],
+        not_ready: Callable[[], str | None],
+    ) -> None:
+        self._door = door
+        self._journal = journal
+        self._buffer = buffer
+        self._flusher = flusher
+        self._workers = workers
+        self._damaged_records = damaged_records
+        self._not_ready = not_ready
+
+    def collect(self) -> Iterator[Metric]:
+        """Every figure, once."""
+        yield from self._door_metrics()
+        yield from self._journal_metrics()
+        yield from self._flush_metrics()
+
+    def _door_metrics(self) -> Iterator[Metric]:
+        door = self._door
+        yield _gauge("fallow_ready", "1 when pushes are taken", 0.0 if self._not_ready() else 1.0)
+        yield _gauge("fallow_connections", "Open connections of agents", door.connections_open)
+        yield _counter("fallow_connections_refused", "Connections over the limit", door.connections_refused)
+        yield _counter("fallow_pushes", "Pushes acknowledged", door.pushes)
+        yield _counter("fallow_samples", "Samples acknowledged, duplicates and conflicts aside", door.samples)
+        yield _counter("fallow_duplicates", "Samples that were here already, the same", door.duplicates)
+        yield _counter("fallow_conflicts", "Samples refused because another with their time was first", door.conflicts)
+        yield _counter("fallow_samples_too_old", "Samples older than the raw retention", door.samples_too_old)
+        yield _counter(
+            "fallow_unknown_fields", "Fields ignored because this version does not know them", door.unknown_fields
+        )
+        yield _counter("fallow_enrolments", "VMs enrolled", door.enrolments)
+        yield _counter("fallow_timeouts", "Connections cut at a deadline", door.timeouts)
+        yield _counter("fallow_errors", "Mistakes of the aggregator itself", door.errors)
+        rejects = CounterMetricFamily("fallow_rejects", "Requests refused, by reason", labels=["reason"])
+        for reason, count in sorted(door.rejected_by_reason.items()):
+            rejects.add_metric([reason], count)
+        yield rejects
+
+    def _journal_metrics(self) -> Iterator[Metric]:
+        counters = self._journal.counters
+        yield _gauge("fallow_journal_healthy", "1 while the journal takes records", float(self._journal.healthy))
+        yield _gauge("fallow_journal_bytes", "Bytes of all segments on disk", self._journal.bytes_on_disk)
+        yield _gauge("fallow_journal_queued_bytes", "Bytes that wait for the disk", self._journal.queued_bytes)
+        yield _counter("fallow_journal_records", "Records made durable", counters.records)
+        yield _counter("fallow_journal_written_bytes", "Bytes made durable", counters.record_bytes)
+        yield _counter(
+            "fallow_journal_failed_commits", "Groups that could not be made durable", counters.failed_commits
+        )
+        yield _counter(
+            "fallow_journal_damaged_records", "Damaged runs skipped at the last start", self._damaged_records()
+        )
+
+    def _flush_metrics(self) -> Iterator[Metric]:
+        totals = self._flusher.totals
+        yield _gauge("fallow_buffered_samples", "Samples not in a store yet", self._buffer.unstored_rows)
+        yield _gauge("fallow_vms_in_memory", "VMs heard of in the last day", len(self._buffer))
+        yield _gauge("fallow_last_seen_seconds", "When the newest push came, Unix time", self._buffer.newest_received_s)
+        yield _counter("fallow_flushes", "Flushes finished", totals.flushes)
+        yield _counter("fallow_flush_overruns", "Flushes left out because one was running", totals.overruns)
+        yield _counter("fallow_flush_seconds", "Time spent flushing", totals.seconds)
+        yield _gauge("fallow_last_flush_seconds", "When the last flush ended, Unix time", totals.last_s)
+        yield _gauge("fallow_last_flush_duration_seconds", "How long the last flush took", totals.last_duration_s)
+        yield _counter("fallow_flushed_samples", "Samples written to stores", totals.rows)
+        yield _counter("fallow_stores_flushed", "Store transactions", totals.stores)
+        yield _counter("fallow_store_failures", "Stores that could not take their samples", totals.store_failures)
+        yield _counter("fallow_stores_lost", "Damaged stores moved aside", totals.stores_lost)
+        yield _counter("fallow_summary_failures", "Writes of summaries that failed", totals.summary_failures)
+        yield _gauge("fallow_flush_workers", "Worker processes alive", len(self._workers.pids()))
+        yield _counter("fallow_flush_workers_replaced", "Worker processes that died", self._workers.replaced)
+
+
+def commit_histogram(registry: CollectorRegistry) -> Histogram:
+    """Time of each group commit."""
+    return Histogram(
+        "fallow_journal_commit_seconds", "Time of a group commit", buckets=_COMMIT_BUCKETS_S, registry=registry
+    )
+
+
+def exposition(registry: CollectorRegistry) -> Callable[[], bytes]:
+    """The Prometheus text, made when called."""
+    return lambda: generate_latest(registry)
+
+
+def _counter(name: str, text: str, value: float) -> Metric:
+    return CounterMetricFamily(name, text, value=value)
+
+
+def _gauge(name: str, text: str, value: float) -> Metric:
+    return GaugeMetricFamily(name, text, value=value)

@@ -1,0 +1,391 @@
+"""The aggregator as one service: the only place that knows in which order its parts start and stop."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import resource
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+from twisted.application.service import Service
+from twisted.internet import endpoints
+from twisted.internet.defer import Deferred, fail
+from twisted.internet.task import LoopingCall, deferLater
+from twisted.internet.threads import deferToThread, deferToThreadPool
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.python.threadpool import ThreadPool
+
+from agent.settings import ConfigError
+from agent.wire import DEFAULT_INTERVAL_S
+from aggregator import metrics
+from aggregator.admin import TOKEN_FILE_NAME, AdminSources, load_or_create_admin_token, make_admin_site
+from aggregator.agents_door import AgentsDoorFactory
+from aggregator.buffer import Buffer
+from aggregator.catalogue import Catalogue
+from aggregator.config import AggregatorConfig
+from aggregator.decode import DecodeLimits
+from aggregator.door_parts import DoorCounters, DoorLimits, DoorParts, connections_for
+from aggregator.enrolment import decode_enrolment
+from aggregator.fleet_db import migrate, open_fleet
+from aggregator.flush import Flusher, FlushReport
+from aggregator.http import HttpLimits
+from aggregator.journal import Journal, Recovery
+from aggregator.pending import PendingSummaries
+from aggregator.pool import ProcessWorkers
+from aggregator.problems import Refused
+from aggregator.record import RecordError, decode_record
+from aggregator.store_files import read_samples, store_path
+from aggregator.summaries import SummaryWriter
+from aggregator.summary import Summary, WorkerSettings
+from aggregator.tls import server_context
+from aggregator.tokens import KEY_FILE_NAME, Revocations, TokenKeys
+
+AGENTS_ADDRESS_FILE = "agents.address"
+ADMIN_ADDRESS_FILE = "admin.address"
+
+_BACKLOG = 4096  # a burst of reconnecting agents must not wait for SYN retries
+_PROBE_S = 2.0
+_REVOCATIONS_S = 30.0
+_PRESSURE_S = 1.0
+_FLUSH_EARLY_AT = 0.5  # of the buffer; leaves the other half for the time the flush takes
+_REPLAY_FLUSH_AT = 0.9
+_REPLAY_TURN = 2_000  # records between two turns of the reactor
+_REPLAY_RETRY_S = 5.0
+_STORES_FAILING_RATIO = 0.5
+
+
+class DataDirectoryBusyError(Exception):
+    """Another aggregator holds the data directory."""
+
+
+def lock_data_directory(data_dir: Path) -> int:
+    """Makes the directory if needed and locks it for the life of the descriptor returned.
+
+    Raises: DataDirectoryBusyError; ConfigError: it cannot be made or written.
+    """
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True, mode=0o750)
+        descriptor = os.open(data_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    except OSError as error:
+        raise ConfigError(f"--data: {error}") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        raise DataDirectoryBusyError(f"{data_dir} is in use by another fallow-aggregator") from error
+    return descriptor
+
+
+def raise_descriptor_limit() -> int:
+    """Takes all the descriptors the hard limit allows; returns how many that is."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard
+
+
+class AggregatorService(Service):
+    """Ingest, journal, buffer, flush, fleet database and both doors.
+
+    Args:
+        config: settings.
+        reactor: the Twisted reactor, or the parts of one that the doors and threads need.
+        scheduler: of APScheduler, not started: it calls for the flushes.
+        clock: Unix time in seconds.
+        descriptors: how many this process may open.
+
+    Construction locks the data directory and recovers the journal; it blocks and raises ConfigError,
+    DataDirectoryBusyError or JournalError. Nothing listens before `startService`.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self, config: AggregatorConfig, *, reactor: Any, scheduler: Any, clock: Callable[[], float], descriptors: int
+    ) -> None:
+        self._config = config
+        self._reactor = reactor
+        self._clock = clock
+        self._lock = lock_data_directory(config.data_dir)
+        self._keys = TokenKeys.load_or_create(config.data_dir / KEY_FILE_NAME)
+        self._admin_token = load_or_create_admin_token(config.data_dir / TOKEN_FILE_NAME)
+        self._tls = server_context(config.tls_cert, config.tls_key)
+        engine = open_fleet(config.fleet_url, config.data_dir)
+        migrate(engine)
+        self._engine = engine
+        self._catalogue = Catalogue(engine)
+        self._revocations: Revocations = self._catalogue.revocations()
+        self._writer = SummaryWriter(engine)
+        self._writer.keep_windows(config.windows_days)
+        self._fleet_thread = ThreadPool(1, 1, "fleet")
+        registry = CollectorRegistry()
+        commit_seconds = metrics.commit_histogram(registry)
+        self._journal = Journal(
+            config.data_dir / "journal",
+            reactor=reactor,
+            segment_bytes=config.segment_bytes,
+            on_commit=lambda seconds, _records, _size: commit_seconds.observe(seconds),
+        )
+        self._recovery: Recovery = self._journal.open()
+        self._recovering = True
+        self._buffer = Buffer(max_rows=config.buffer_samples)
+        self._workers = ProcessWorkers(
+            WorkerSettings(config.data_dir, config.windows_days, config.raw_retention_s, config.hour_retention_s),
+            config.flush_workers,
+        )
+        self._flusher = Flusher(
+            buffer=self._buffer,
+            journal=self._journal,
+            workers=self._workers,
+            write_summaries=self._write_summaries,
+            pending=PendingSummaries(config.data_dir / "summaries.pending"),
+            call_in_reactor=reactor.callFromThread,
+            clock=clock,
+        )
+        counters = DoorCounters()
+        self._door = AgentsDoorFactory(
+            DoorParts(
+                keys=self._keys,
+                revocations=lambda: self._revocations,
+                journal=self._journal,
+                buffer=self._buffer,
+                enroll=self._enroll,
+                rotate=self._rotate,
+                ready=self.not_ready,
+                raw_retention_s=config.raw_retention_s,
+                clock=clock,
+                counters=counters,
+                limits=_limits(config, descriptors),
+            ),
+            reactor,
+        )
+        registry.register(
+            metrics.AggregatorCollector(
+                door=counters,
+                journal=self._journal,
+                buffer=self._buffer,
+                flusher=self._flusher,
+                workers=self._workers,
+                damaged_records=lambda: self._recovery.damaged_records,
+                not_ready=self.not_ready,
+            )
+        )
+        self._admin_site = make_admin_site(
+            AdminSources(
+                catalogue=self._catalogue,
+                live=self._buffer.live,
+                samples=self._samples,
+                flush=self._flush_now,
+                metrics=metrics.exposition(registry),
+                store_path=lambda vm_id: store_path(config.data_dir, vm_id),
+                forgotten=self._buffer.forget,
+            ),
+            token=self._admin_token,
+            reactor=reactor,
+        )
+        self._ports: list[Any] = []
+        self._scheduler = scheduler
+        self._loops: list[LoopingCall] = []
+        self._stopping = False
+
+    def not_ready(self) -> str | None:
+        """None when pushes are taken, else why not."""
+        if self._stopping:
+            return "the aggregator is stopping"
+        if self._recovering:
+            return "the journal is being replayed"
+        if not self._journal.healthy:
+            return f"the journal cannot be written: {self._journal.unhealthy_reason}"
+        if self._flusher.stores_failing_ratio >= _STORES_FAILING_RATIO:
+            return self._flusher.stores_failing
+        return None
+
+    async def start(self) -> None:
+        """Listens, replays the journal, then begins to flush. Raises: CannotListenError."""
+        self._journal.start()
+        self._fleet_thread.start()
+        self._ports.append(await self._listen(self._config.listen, self._door, self._tls))
+        self._ports.append(await self._listen(self._config.admin, self._admin_site, None))
+        for name, port in zip((AGENTS_ADDRESS_FILE, ADMIN_ADDRESS_FILE), self._ports, strict=True):
+            address = port.getHost()
+            (self._config.data_dir / name).write_text(f"{address.host}:{address.port}\n")
+            self._log.info("{name}: listening on {host}:{port}", name=name, host=address.host, port=address.port)
+        self._every(_PROBE_S, self._journal.probe)
+        self._every(_REVOCATIONS_S, self._refresh_revocations)
+        await self._replay()
+        self._every(_PRESSURE_S, self._flush_early)
+        # The scheduler runs jobs in its threads; the flush belongs to the reactor's.
+        self._scheduler.add_job(
+            self._reactor.callFromThread,
+            "interval",
+            args=[self._flusher.tick],
+            seconds=self._config.flush_interval_s,
+            max_instances=1,
+            coalesce=True,
+            misfire_grace_time=None,
+        )
+        self._scheduler.start()
+        self._log.info("ready")
+
+    async def stop(self) -> None:
+        """Takes no more, commits the journal, ends the workers; what the stores lack is replayed at the next start."""
+        self._stopping = True
+        for loop in self._loops:
+            loop.stop()
+        if self._scheduler.running:
+            self._scheduler.shutdown(wait=False)
+        for port in self._ports:
+            await _settled(port.stopListening())
+        await _settled(self._door.close_all())
+        await _settled(self._journal.stop())
+        self._workers.stop()
+        if self._fleet_thread.started:
+            self._fleet_thread.stop()
+        self._engine.dispose()
+        for name in (AGENTS_ADDRESS_FILE, ADMIN_ADDRESS_FILE):
+            (self._config.data_dir / name).unlink(missing_ok=True)
+        os.close(self._lock)
+
+    async def _listen(self, address: tuple[str, int], factory: Any, tls: Any) -> Any:
+        host, port = address
+        make: Any
+        arguments: tuple[Any, ...]
+        if tls is not None:
+            make, arguments = endpoints.SSL4ServerEndpoint, (self._reactor, port, tls)
+        else:
+            make = endpoints.TCP6ServerEndpoint if ":" in host else endpoints.TCP4ServerEndpoint
+            arguments = (self._reactor, port)
+        endpoint = make(*arguments, backlog=_BACKLOG, interface=host)
+        return await endpoint.listen(factory)
+
+    def _every(self, seconds: float, work: Callable[[], object]) -> None:
+        # A LoopingCall ends for good at the first exception: catch it, and go on.
+        def guarded() -> None:
+            try:
+                work()
+            except Exception:
+                self._log.failure("a periodic task failed")
+
+        loop = LoopingCall(guarded)
+        loop.clock = self._reactor
+        self._loops.append(loop)
+        loop.start(seconds, now=False)
+
+    async def _replay(self) -> None:
+        """What was acknowledged but not stored goes back into the buffer; in several flushes if it must."""
+        records = 0
+        for number in self._recovery.segments:
+            self._flusher.replayed_through = number - 1
+            for payload in self._journal.replay(number):
+                try:
+                    push, received_s = decode_record(payload)
+                except RecordError as error:
+                    raise ConfigError(f"journal segment {number}: {error}") from error
+                self._buffer.add(push, received_s)
+                records += 1
+                if records % _REPLAY_TURN == 0:
+                    await deferLater(self._reactor, 0, lambda: None)
+                while self._buffer.fullness >= _REPLAY_FLUSH_AT:
+                    report = await self._flusher.flush()
+                    if report.failures:
+                        await deferLater(self._reactor, _REPLAY_RETRY_S, lambda: None)
+            self._flusher.replayed_through = number
+        self._flusher.replayed_through = None
+        self._recovering = False
+        if records or self._recovery.damaged_records or self._recovery.truncated_bytes:
+            self._log.info(
+                "replayed {records} records; {damaged} damaged runs skipped, {torn} bytes of torn tail cut",
+                records=records,
+                damaged=self._recovery.damaged_records,
+                torn=self._recovery.truncated_bytes,
+            )
+
+    def _flush_early(self) -> None:
+        if self._buffer.fullness >= _FLUSH_EARLY_AT and not self._flusher.is_running:
+            self._flusher.tick()
+
+    def _flush_now(self) -> Deferred[Mapping[str, object]]:
+        def as_mapping(report: FlushReport) -> Mapping[str, object]:
+            return {
+                "vms": report.vms,
+                "samples": report.rows,
+                "duplicates": report.duplicates,
+                "conflicts": report.conflicts,
+                "failures": report.failures,
+                "summaries_owed": report.summaries_owed,
+                "seconds": round(report.seconds, 3),
+            }
+
+        return self._flusher.flush().addCallback(as_mapping)
+
+    def _write_summaries(self, summaries: Sequence[Summary]) -> Deferred[None]:
+        now_s = self._clock()
+        return deferToThreadPool(self._reactor, self._fleet_thread, lambda: self._writer.write(summaries, now_s=now_s))
+
+    def _samples(self, vm_id: str, from_s: int, to_s: int) -> list[dict[str, object]]:
+        found: dict[int, dict[str, object]] = {}
+        stored = read_samples(store_path(self._config.data_dir, vm_id), from_s, to_s)
+        for sample in [*stored, *self._buffer.unstored_samples(vm_id)]:
+            ts = int(sample["ts"] or 0)
+            if from_s <= ts <= to_s:
+                found.setdefault(ts, dict(sample))
+        return [found[ts] for ts in sorted(found)]
+
+    def _refresh_revocations(self) -> None:
+        def loaded(revocations: Revocations) -> None:
+            self._revocations = revocations
+
+        def lost(failure: Failure) -> None:
+            # The last set stays: a lost database must not let the revoked back in.
+            self._log.warn("revocations cannot be read: {error}", error=failure.value)
+
+        deferToThread(self._catalogue.revocations).addCallbacks(loaded, lost)
+
+    def _enroll(self, body: bytes) -> Deferred[bytes]:
+        try:
+            request = decode_enrolment(body)
+        except Refused:
+            return fail()
+        now_s = self._clock()
+
+        def enrolled(generation: int) -> bytes:
+            self._buffer.enrolled(request.vm)
+            self._refresh_revocations()
+            token = self._keys.make(request.vm, generation)
+            return json.dumps({"vm": request.vm, "token": token, "interval_s": DEFAULT_INTERVAL_S}).encode()
+
+        return deferToThread(self._catalogue.enroll, request, now_s=now_s).addCallback(enrolled)
+
+    def _rotate(self, vm_id: str, generation: int) -> Deferred[bytes]:
+        def rotated(newer: int) -> bytes:
+            self._refresh_revocations()
+            return json.dumps({"vm": vm_id, "token": self._keys.make(vm_id, newer)}).encode()
+
+        return deferToThread(self._catalogue.rotate, vm_id, generation, now_s=self._clock()).addCallback(rotated)
+
+
+async def _settled(work: Any) -> None:
+    """Waits for a part to stop; one that fails to must not keep the others from stopping."""
+    try:
+        if isinstance(work, Deferred):
+            await work
+    except Exception:
+        Logger(namespace=__name__).failure("a part could not be stopped")
+
+
+def _limits(config: AggregatorConfig, descriptors: int) -> DoorLimits:
+    base = DoorLimits()
+    return DoorLimits(
+        connections=config.connections or connections_for(descriptors),
+        request_s=config.request_s or base.request_s,
+        http=HttpLimits(
+            head_bytes=config.header_bytes or base.http.head_bytes, body_bytes=config.body_bytes or base.http.body_bytes
+        ),
+        decode=DecodeLimits(
+            body_bytes=config.body_bytes or base.decode.body_bytes, samples=config.batch_samples or base.decode.samples
+        ),
+    )
