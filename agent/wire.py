@@ -21,8 +21,15 @@ VM_ID_PATTERN = r"[a-z0-9][a-z0-9._-]{0,63}"
 _VM_ID = re.compile(VM_ID_PATTERN)
 
 # Integers print as they are; ratios, rates and times with no more digits than a store keeps.
-_FORMATS = {Unit.RATIO: "%.5g", Unit.BYTES: "%d", Unit.BYTES_PER_S: "%.1f", Unit.COUNT: "%d", Unit.LOAD: "%.2f", Unit.CPU_S: "%.3f"}
-_FULL_SAMPLE = '{"ts": %d, ' + ", ".join(f'"{field.name}": {_FORMATS[field.unit]}' for field in FIELDS) + "}"
+_FORMATS = {
+    Unit.RATIO: "%.5g",
+    Unit.BYTES: "%d",
+    Unit.BYTES_PER_S: "%.1f",
+    Unit.COUNT: "%d",
+    Unit.LOAD: "%.2f",
+    Unit.CPU_S: "%.3f",
+}
+FULL_SAMPLE_FORMAT = '{"ts": %d, ' + ", ".join(f'"{field.name}": {_FORMATS[field.unit]}' for field in FIELDS) + "}"
 
 
 class WireError(ValueError):
@@ -59,14 +66,20 @@ def encode_sample(sample: Sample) -> str:
     """One sample as a JSON object; figures that were not measured are left out."""
     values = [getattr(sample, field.name) for field in FIELDS]
     if None not in values:
-        return _FULL_SAMPLE % (sample.ts, *values)
-    known = (f'"{field.name}": {_FORMATS[field.unit] % value}' for field, value in zip(FIELDS, values, strict=True) if value is not None)
+        return FULL_SAMPLE_FORMAT % (sample.ts, *values)
+    known = (
+        f'"{field.name}": {_FORMATS[field.unit] % value}'
+        for field, value in zip(FIELDS, values, strict=True)
+        if value is not None
+    )
     return f'{{"ts": {sample.ts}, {", ".join(known)}}}'
 
 
 def encode_batch(*, vm: str, boot: str, seq: int, sent_s: float, interval_s: int, samples: Sequence[str]) -> bytes:
     """The body of a push from samples that `encode_sample` made, oldest first."""
-    head = json.dumps({"v": VERSION, "vm": vm, "boot": boot, "seq": seq, "sent_s": round(sent_s, 3), "interval_s": interval_s})
+    head = json.dumps(
+        {"v": VERSION, "vm": vm, "boot": boot, "seq": seq, "sent_s": round(sent_s, 3), "interval_s": interval_s}
+    )
     return f'{head[:-1]}, "samples": [{", ".join(samples)}]}}'.encode()
 
 
@@ -79,7 +92,9 @@ def decode_batch(body: bytes) -> Batch:
         if message.get("v") != VERSION:
             raise WireError(f"v: {message.get('v')!r} is not a supported version (supported: {VERSION})")
         names = {"ts", *(field.name for field in FIELDS)}
-        samples = tuple(Sample(**{name: value for name, value in item.items() if name in names}) for item in message["samples"])
+        samples = tuple(
+            Sample(**{name: value for name, value in item.items() if name in names}) for item in message["samples"]
+        )
         batch = Batch(
             vm=message["vm"],
             boot=message["boot"],
