@@ -105,6 +105,8 @@ revocation = sa.Table(
     metadata,
     sa.Column("vm_id", sa.String(64), primary_key=True),
     sa.Column("below_generation", sa.Integer, nullable=False, comment="tokens of an older generation are refused"),
-    sa.Column("reason", sa.Text, nullable=False, comment="revoked, identity-conflict or forgotten"),
+    sa.Column(
+        "reason", sa.Text, nullable=False, comment="revoked, identity-conflict, forgotten, re-enrolled or rotated"
+    ),
     sa.Column("created_s", sa.Double, nullable=False),
 )

@@ -1,0 +1,242 @@
+"""The fleet database: how it is opened, and how it comes to the schema of this program.
+
+SQLite in the data directory by default, PostgreSQL by URL. The aggregator alone migrates it; readers refuse
+a schema they were not written for.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import quote, unquote
+
+import sqlalchemy as sa
+
+from agent.settings import ConfigError
+from aggregator.fleet import metadata
+from aggregator.tokens import sync_directory
+
+# The newest file of migrations/versions. Here too, so that a start that has nothing to migrate and the
+# report need no Alembic. Revisions are numbers of four digits: their order is that of the texts.
+SCHEMA_REVISION = "0001"
+FILE_NAME = "fleet.db"
+BUSY_TIMEOUT_S = 10
+
+_SCRIPTS = Path(__file__).parent / "migrations"
+_READS = "fallow_reads"
+
+
+def open_fleet(url: str | None, data_dir: Path) -> sa.Engine:
+    """An engine for reading and writing; connects at its first use.
+
+    On SQLite every transaction of the engine takes the write lock when it begins, so that two writers wait
+    for each other instead of failing midway; `reading` does without the lock.
+
+    Args:
+        url: of SQLAlchemy; None is `fleet.db` in `data_dir`.
+
+    Raises: ConfigError: neither a file of SQLite nor PostgreSQL, no driver, or the file's directory is absent.
+    """
+    parsed = _parse_url(url, data_dir)
+    if parsed.get_backend_name() != "sqlite":
+        return _create_engine(parsed)
+    path = Path(parsed.database or "")
+    if not path.parent.is_dir():
+        raise ConfigError(f"{path.parent}: is not a directory")
+    engine = _create_engine(parsed)
+    _configure_sqlite(engine, read_only=False)
+    return engine
+
+
+def open_fleet_read_only(url: str | None, data_dir: Path) -> sa.Engine:
+    """An engine that cannot write, for the report. Connects once to check the schema.
+
+    Raises:
+        ConfigError: as `open_fleet`; the database does not exist or its schema is not SCHEMA_REVISION.
+        sqlalchemy.exc.OperationalError: the server of the database does not answer.
+    """
+    parsed = _parse_url(url, data_dir)
+    if parsed.get_backend_name() == "sqlite":
+        path = Path(parsed.database or "")
+        if not path.is_file():
+            raise ConfigError(f"{path}: there is no fleet database (start fallow-aggregator run first)")
+        file_url = sa.URL.create("sqlite", database=f"file:{quote(str(path))}", query={"mode": "ro", "uri": "true"})
+        engine = _create_engine(file_url)
+        _configure_sqlite(engine, read_only=True)
+    else:
+        engine = _create_engine(parsed).execution_options(postgresql_readonly=True)
+    try:
+        check_revision(engine)
+    except ConfigError:
+        engine.dispose()
+        raise
+    return engine
+
+
+@contextmanager
+def reading(engine: sa.Engine) -> Iterator[sa.Connection]:
+    """A connection whose transaction only reads: on SQLite it waits for no writer and holds up none."""
+    with engine.connect() as connection:
+        yield connection.execution_options(**{_READS: True})
+
+
+def check_revision(engine: sa.Engine) -> None:
+    """Raises ConfigError: the database is not one, or its schema is older or newer than this program's."""
+    with _naming_file(engine) as name, reading(engine) as connection:
+        current = _revision(connection)
+        if current is None:
+            raise ConfigError(f"{name}: holds no fleet (start fallow-aggregator run first)")
+        if current < SCHEMA_REVISION:
+            raise ConfigError(
+                f"{name}: has schema {current}, this program {SCHEMA_REVISION}: start its fallow-aggregator run once"
+            )
+        _refuse_newer(current, SCHEMA_REVISION, name)
+
+
+def migrate_if_new(engine: sa.Engine) -> None:
+    """Makes the tables of a database without any, and leaves upgrades to the daemon, whose older one may still run.
+
+    Raises: ConfigError: as `migrate` and `check_revision`.
+    """
+    with _naming_file(engine), reading(engine) as connection:
+        is_new = _revision(connection) is None
+    if is_new:
+        migrate(engine)
+    else:
+        check_revision(engine)
+
+
+def migrate(engine: sa.Engine, *, scripts: Path = _SCRIPTS, head: str = SCHEMA_REVISION) -> None:
+    """Brings the database to `head` in one transaction, two processes at once included.
+
+    Before an existing SQLite database is changed, a copy of it is left beside it as `<file>.<revision>.bak`.
+
+    Raises: ConfigError: the schema is newer than `head`, the tables are not ours, or the copy failed.
+    """
+    with _naming_file(engine) as name, engine.begin() as connection:
+        current = _revision(connection)
+        if current == head:
+            return
+        if current is None:
+            _refuse_foreign_tables(connection, name)
+        else:
+            _refuse_newer(current, head, name)
+            _back_up(engine, current)
+        _upgrade(connection, scripts, head)
+
+
+def _parse_url(url: str | None, data_dir: Path) -> sa.URL:
+    if url is None:
+        return sa.URL.create("sqlite", database=str(data_dir / FILE_NAME))
+    try:
+        parsed = sa.make_url(url)
+    except sa.exc.ArgumentError:
+        # The text may hold a password, so it is not repeated.
+        raise ConfigError(
+            "database: is not a URL such as sqlite:////path/fleet.db or postgresql+psycopg://host/fallow"
+        ) from None
+    backend = parsed.get_backend_name()
+    if backend not in {"sqlite", "postgresql"}:
+        raise ConfigError(f"database: {backend!r} is not supported (sqlite or postgresql)")
+    if backend == "sqlite" and (parsed.database in {None, "", ":memory:"} or parsed.query):
+        raise ConfigError("database: sqlite needs the path of a file and nothing after it")
+    return parsed
+
+
+def _create_engine(url: sa.URL) -> sa.Engine:
+    try:
+        return sa.create_engine(url)
+    except (ImportError, sa.exc.NoSuchModuleError) as error:
+        raise ConfigError(f"database: {url.render_as_string()}: its driver is not installed ({error})") from error
+
+
+def _configure_sqlite(engine: sa.Engine, *, read_only: bool) -> None:
+    @sa.event.listens_for(engine, "connect")
+    def _set_pragmas(connection: sqlite3.Connection, _record: object) -> None:
+        # BEGIN is said below: sqlite3's own way leaves CREATE TABLE outside any transaction.
+        connection.isolation_level = None
+        connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_S * 1000}")
+        if read_only:
+            connection.execute("PRAGMA query_only = ON")
+        else:
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = FULL")
+
+    @sa.event.listens_for(engine, "begin")
+    def _begin(connection: sa.Connection) -> None:
+        # A transaction that reads and then writes fails at once, whatever the timeout, when another wrote meanwhile.
+        reads = read_only or connection.get_execution_options().get(_READS, False)
+        connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
+
+
+@contextmanager
+def _naming_file(engine: sa.Engine) -> Iterator[str]:
+    """Gives the database's name for messages. What SQLite says of a file becomes a ConfigError with that name."""
+    path = _sqlite_path(engine)
+    name = engine.url.render_as_string() if path is None else str(path)
+    try:
+        yield name
+    except sa.exc.DatabaseError as error:
+        if path is None:
+            raise
+        raise ConfigError(f"{name}: {error.orig}") from error
+
+
+def _sqlite_path(engine: sa.Engine) -> Path | None:
+    if engine.dialect.name != "sqlite":
+        return None
+    database = engine.url.database or ""
+    return Path(unquote(database.removeprefix("file:")) if "uri" in engine.url.query else database)
+
+
+def _revision(connection: sa.Connection) -> str | None:
+    if not sa.inspect(connection).has_table("alembic_version"):
+        return None
+    revision: str | None = connection.scalar(sa.text("SELECT version_num FROM alembic_version"))
+    return revision
+
+
+def _refuse_newer(current: str, head: str, name: str) -> None:
+    if current > head:
+        raise ConfigError(f"{name}: has schema {current}, newer than the {head} of this program: install the newer one")
+
+
+def _refuse_foreign_tables(connection: sa.Connection, name: str) -> None:
+    taken = sorted(set(sa.inspect(connection).get_table_names()) & set(metadata.tables))
+    if taken:
+        raise ConfigError(f"{name}: has tables {', '.join(taken)} but no alembic_version: not made by this program")
+
+
+def _back_up(engine: sa.Engine, revision: str) -> None:
+    path = _sqlite_path(engine)
+    if path is None:
+        return
+    copy = path.with_name(f"{path.name}.{revision}.bak")
+    partial = copy.with_name(f"{copy.name}.partial")
+    try:
+        partial.unlink(missing_ok=True)
+        partial.touch(mode=0o600)
+        source, target = sqlite3.connect(path), sqlite3.connect(partial)
+        try:
+            source.backup(target)
+        finally:
+            source.close()
+            target.close()
+        partial.replace(copy)
+        sync_directory(path.parent)
+    except (OSError, sqlite3.Error) as error:
+        raise ConfigError(f"{copy}: the copy before the upgrade failed: {error}") from error
+
+
+def _upgrade(connection: sa.Connection, scripts: Path, head: str) -> None:
+    # Alembic and its templates are 15 MB that a running aggregator has no use for.
+    from alembic import command  # noqa: PLC0415
+    from alembic.config import Config  # noqa: PLC0415
+
+    config = Config()
+    config.set_main_option("script_location", str(scripts).replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
+    config.attributes["connection"] = connection
+    command.upgrade(config, head)

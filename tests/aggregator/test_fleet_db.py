@@ -1,0 +1,308 @@
+"""The fleet database opens as it must, and its migrations make the tables that the code uses."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import shutil
+import sqlite3
+import stat
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.operations import Operations
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy.dialects import postgresql
+
+import aggregator
+from agent.settings import ConfigError
+from aggregator import fleet_db
+from aggregator.fleet import metadata, vm
+from aggregator.fleet_db import SCHEMA_REVISION, check_revision, migrate, open_fleet, open_fleet_read_only, reading
+
+SCRIPTS = Path(aggregator.__file__).parent / "migrations"
+
+
+@contextmanager
+def fleet(data_dir: Path) -> Iterator[sa.Engine]:
+    engine = open_fleet(None, data_dir)
+    try:
+        migrate(engine)
+        yield engine
+    finally:
+        engine.dispose()
+
+
+@pytest.fixture
+def later_scripts(tmp_path: Path) -> Path:
+    """The migrations of a later version of the program: one more step."""
+    scripts = tmp_path / "later"
+    shutil.copytree(SCRIPTS, scripts, ignore=shutil.ignore_patterns("__pycache__"))
+    (scripts / "versions" / "0002_more.py").write_text(
+        "import sqlalchemy as sa\nfrom alembic import op\n"
+        "revision = '0002'\ndown_revision = '0001'\n"
+        "def upgrade():\n    op.add_column('vm', sa.Column('more', sa.Text()))\n",
+        encoding="utf-8",
+    )
+    return scripts
+
+
+def schema_sql(path: Path) -> set[str]:
+    """Every CREATE of a SQLite file but Alembic's own, spaces evened out."""
+    connection = sqlite3.connect(path)
+    try:
+        rows = connection.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL AND name NOT LIKE 'alembic%'")
+        return {" ".join(sql.split()) for (sql,) in rows}
+    finally:
+        connection.close()
+
+
+def test_migrations_lead_to_the_tables_of_the_code(tmp_path: Path) -> None:
+    """A migrated database has no difference to `fleet.metadata`, as Alembic and as SQLite itself see it."""
+    (tmp_path / "made").mkdir()
+    with fleet(tmp_path) as engine, engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_server_default": True, "compare_type": True})
+        assert compare_metadata(context, metadata) == []
+    created = open_fleet(None, tmp_path / "made")
+    metadata.create_all(created)
+    created.dispose()
+    assert schema_sql(tmp_path / "fleet.db") == schema_sql(tmp_path / "made" / "fleet.db")
+
+
+def test_migrations_lead_to_the_same_tables_on_postgresql() -> None:
+    """The SQL that would run on PostgreSQL, comments included, is that of `fleet.metadata`."""
+    migrated, created = io.StringIO(), []
+    context = MigrationContext.configure(
+        dialect_name="postgresql", opts={"as_sql": True, "output_buffer": migrated, "literal_binds": True}
+    )
+    steps = sorted((SCRIPTS / "versions").glob("*.py"))
+    with Operations.context(context):
+        for number, path in enumerate(steps):
+            spec = importlib.util.spec_from_file_location(f"step_{number}", path)
+            assert spec is not None
+            assert spec.loader is not None
+            step = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(step)
+            step.upgrade()
+    postgresql_dialect: Any = postgresql.dialect
+    dialect = postgresql_dialect()
+    engine = sa.create_mock_engine(
+        "postgresql+psycopg://", lambda sql, *_, **__: created.append(str(sql.compile(dialect=dialect)))
+    )
+    metadata.create_all(engine, checkfirst=False)
+
+    def statements(text: str) -> set[str]:
+        return {" ".join(part.split()) for part in text.split(";\n") if part.strip()}
+
+    assert statements(migrated.getvalue()) == statements(";\n".join(created) + ";\n")
+
+
+def test_head_is_the_newest_step() -> None:
+    """SCHEMA_REVISION, which spares readers Alembic, is the head of the one line of steps."""
+    config = Config()
+    config.set_main_option("script_location", str(SCRIPTS))
+    config.set_main_option("path_separator", "os")
+    assert ScriptDirectory.from_config(config).get_heads() == [SCHEMA_REVISION]
+
+
+@pytest.mark.real
+def test_alembic_is_imported_only_for_an_upgrade(tmp_path: Path) -> None:
+    """A start on an up-to-date database, and the report, do without Alembic."""
+    with fleet(tmp_path):
+        pass
+    program = (
+        "import sys, pathlib\n"
+        "from aggregator.fleet_db import migrate, open_fleet, open_fleet_read_only\n"
+        f"data = pathlib.Path({str(tmp_path)!r})\n"
+        "engine = open_fleet(None, data)\nmigrate(engine)\nengine.dispose()\n"
+        "open_fleet_read_only(None, data).dispose()\n"
+        "print('alembic' in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+
+
+def test_connections_are_durable_and_patient(tmp_path: Path) -> None:
+    """WAL, synchronous=FULL and a busy timeout of 10 s hold on every connection of the pool."""
+    with fleet(tmp_path) as engine, engine.connect() as first, engine.connect() as second:
+        # Only one of them may hold the write lock.
+        for connection in (first, second):
+            values = [
+                connection.execution_options(fallow_reads=True).exec_driver_sql(f"PRAGMA {name}").scalar()
+                for name in ("journal_mode", "synchronous", "busy_timeout")
+            ]
+            assert values == ["wal", 2, 10_000]
+
+
+def test_two_writers_wait_for_each_other(tmp_path: Path) -> None:
+    """A transaction that reads before it writes never fails because another wrote meanwhile."""
+    with fleet(tmp_path) as engine:
+        with engine.begin() as connection:
+            connection.execute(sa.insert(vm).values(vm_id="a"))
+        failures: list[BaseException] = []
+
+        def count() -> None:
+            try:
+                for _ in range(25):
+                    with engine.begin() as connection:
+                        known = connection.scalar(sa.select(vm.c.generation)) or 0
+                        connection.execute(sa.update(vm).values(generation=known + 1))
+            except sa.exc.SQLAlchemyError as error:
+                failures.append(error)
+
+        threads = [threading.Thread(target=count) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert failures == []
+        with reading(engine) as connection:
+            assert connection.scalar(sa.select(vm.c.generation)) == 75
+
+
+def test_a_reader_waits_for_no_writer(tmp_path: Path) -> None:
+    """`reading` sees the last commit while another transaction writes."""
+    with fleet(tmp_path) as engine, engine.begin() as writer:
+        writer.execute(sa.insert(vm).values(vm_id="a"))
+        with reading(engine) as connection:
+            assert connection.scalars(sa.select(vm.c.vm_id)).all() == []
+
+
+def test_migrating_twice_changes_nothing(tmp_path: Path) -> None:
+    """The second migration leaves rows alone and makes no copy."""
+    with fleet(tmp_path) as engine:
+        with engine.begin() as connection:
+            connection.execute(sa.insert(vm).values(vm_id="a"))
+        migrate(engine)
+        with reading(engine) as connection:
+            assert connection.scalars(sa.select(vm.c.vm_id)).all() == ["a"]
+    assert list(tmp_path.glob("*.bak")) == []
+
+
+def test_an_upgrade_leaves_a_copy_of_what_was(tmp_path: Path, later_scripts: Path) -> None:
+    """Before an existing database changes, a private, readable copy of it is beside it; rows stay in both."""
+    with fleet(tmp_path) as engine:
+        with engine.begin() as connection:
+            connection.execute(sa.insert(vm).values(vm_id="a"))
+        migrate(engine, scripts=later_scripts, head="0002")
+        with reading(engine) as connection:
+            assert connection.exec_driver_sql("SELECT vm_id, more FROM vm").all() == [("a", None)]
+    copy = tmp_path / "fleet.db.0001.bak"
+    assert stat.S_IMODE(copy.stat().st_mode) == 0o600
+    with sqlite3.connect(copy) as connection_before:
+        assert connection_before.execute("SELECT vm_id FROM vm").fetchall() == [("a",)]
+        assert connection_before.execute("SELECT version_num FROM alembic_version").fetchall() == [("0001",)]
+    connection_before.close()
+
+
+def test_an_upgrade_that_fails_changes_nothing(tmp_path: Path, later_scripts: Path) -> None:
+    """A step that breaks off halfway leaves the schema and the revision of before."""
+    step = later_scripts / "versions" / "0002_more.py"
+    step.write_text(step.read_text() + "    raise RuntimeError('halfway')\n", encoding="utf-8")
+    with fleet(tmp_path) as engine:
+        before = schema_sql(tmp_path / "fleet.db")
+        with pytest.raises(RuntimeError, match="halfway"):
+            migrate(engine, scripts=later_scripts, head="0002")
+        check_revision(engine)
+    assert schema_sql(tmp_path / "fleet.db") == before
+
+
+def test_a_newer_database_is_refused(tmp_path: Path, later_scripts: Path) -> None:
+    """Neither the daemon nor the report touches a database of a later version, and both say so."""
+    with fleet(tmp_path) as engine:
+        migrate(engine, scripts=later_scripts, head="0002")
+        with pytest.raises(ConfigError, match=r"fleet\.db: has schema 0002, newer than the 0001"):
+            migrate(engine)
+    with pytest.raises(ConfigError, match="newer"):
+        open_fleet_read_only(None, tmp_path)
+
+
+def test_an_older_database_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The report refuses a database that waits for its upgrade, and names what brings it."""
+    with fleet(tmp_path):
+        pass
+    monkeypatch.setattr(fleet_db, "SCHEMA_REVISION", "0002")
+    with pytest.raises(ConfigError, match="start its fallow-aggregator run once"):
+        open_fleet_read_only(None, tmp_path)
+
+
+def test_tables_of_another_program_are_refused(tmp_path: Path) -> None:
+    """A database with a table `vm` that no migration of ours made is left alone."""
+    with sqlite3.connect(tmp_path / "fleet.db") as connection:
+        connection.execute("CREATE TABLE vm (id)")
+    connection.close()
+    engine = open_fleet(None, tmp_path)
+    with pytest.raises(ConfigError, match="not made by this program"):
+        migrate(engine)
+    engine.dispose()
+
+
+def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
+    """Garbage in place of the database is a ConfigError with the file's name, for writer and reader."""
+    (tmp_path / "fleet.db").write_bytes(b"no database at all" * 100)
+    engine = open_fleet(None, tmp_path)
+    with pytest.raises(ConfigError, match=r"fleet\.db: file is not a database"):
+        migrate(engine)
+    engine.dispose()
+    with pytest.raises(ConfigError, match=r"fleet\.db: file is not a database"):
+        open_fleet_read_only(None, tmp_path)
+
+
+def test_a_database_that_is_absent_is_not_made_by_a_reader(tmp_path: Path) -> None:
+    """Reading where nothing is raises ConfigError and leaves the folder empty."""
+    with pytest.raises(ConfigError, match="there is no fleet database"):
+        open_fleet_read_only(None, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_empty_database_holds_no_fleet(tmp_path: Path) -> None:
+    """A file without tables is refused by a reader."""
+    (tmp_path / "fleet.db").touch()
+    with pytest.raises(ConfigError, match="holds no fleet"):
+        open_fleet_read_only(None, tmp_path)
+
+
+def test_a_reader_cannot_write(tmp_path: Path) -> None:
+    """The read-only engine refuses to write, also where the path needs quoting in a URL."""
+    data_dir = tmp_path / "odd %20 ?#name"
+    data_dir.mkdir()
+    with fleet(data_dir):
+        pass
+    engine = open_fleet_read_only(None, data_dir)
+    with pytest.raises(sa.exc.OperationalError, match="readonly"), engine.begin() as connection:
+        connection.execute(sa.insert(vm).values(vm_id="a"))
+    engine.dispose()
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("postgresql+psycopg://u:secret@h/fallow", "its driver is not installed"),
+        ("mysql://h/fallow", "'mysql' is not supported"),
+        ("nonsense", "is not a URL"),
+        ("sqlite://", "needs the path of a file"),
+        ("sqlite:///:memory:", "needs the path of a file"),
+        ("sqlite:///x.db?mode=ro", "nothing after it"),
+    ],
+)
+def test_databases_that_cannot_be_used_are_refused(tmp_path: Path, url: str, message: str) -> None:
+    """A database that this program cannot work with is a ConfigError, without its password."""
+    with pytest.raises(ConfigError, match=message) as caught:
+        open_fleet(url, tmp_path)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_data_directory_that_is_absent_is_named(tmp_path: Path) -> None:
+    """The folder is never made here: a typing mistake must not start an empty fleet."""
+    with pytest.raises(ConfigError, match="nowhere: is not a directory"):
+        open_fleet(None, tmp_path / "nowhere")

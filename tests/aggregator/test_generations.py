@@ -1,0 +1,82 @@
+"""Which tokens of a VM count, whatever happened to it in whatever order."""
+
+from __future__ import annotations
+
+import pytest
+import sqlalchemy as sa
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
+
+from aggregator.catalogue import Catalogue, Labels
+from aggregator.enrolment import Enrolment
+from aggregator.fleet import metadata
+from aggregator.problems import Refused
+
+NOW_S = 1_790_000_000.0
+
+
+def enroll(catalogue: Catalogue) -> int:
+    token = catalogue.mint_join_token(now_s=NOW_S, ttl_s=60.0, uses=1, labels=Labels())
+    return catalogue.enroll(Enrolment(join_token=token, vm="a"), now_s=NOW_S)
+
+
+class Generations(RuleBasedStateMachine):
+    """Whatever happens to one VM, the token handed out last counts unless it was revoked or forgotten since, the one
+    before it counts only after a rotation, and no generation is ever handed out to two enrolments."""
+
+    @initialize()
+    def begin(self) -> None:
+        self.engine = sa.create_engine("sqlite://", poolclass=sa.pool.StaticPool)
+        metadata.create_all(self.engine)
+        self.catalogue = Catalogue(self.engine)
+        self.newest = 0
+        self.enrolled: set[int] = set()
+        self.live: set[int] = set()
+        self.known = False
+
+    @rule()
+    def enrol(self) -> None:
+        self.newest = enroll(self.catalogue)
+        assert self.newest not in self.enrolled
+        self.enrolled.add(self.newest)
+        self.live = {self.newest}
+        self.known = True
+        self.check()
+
+    @rule(back=st.integers(0, 3))
+    def rotate(self, back: int) -> None:
+        asks = self.newest - back
+        if asks in self.live and self.known:
+            given = self.catalogue.rotate("a", asks, now_s=NOW_S)
+            assert given == (self.newest + 1 if back == 0 else self.newest)
+            self.newest = given
+            self.live = {given - 1, given}
+        else:
+            with pytest.raises(Refused):
+                self.catalogue.rotate("a", asks, now_s=NOW_S)
+        self.check()
+
+    @rule()
+    def revoke(self) -> None:
+        if self.known:
+            self.catalogue.revoke("a", "revoked", now_s=NOW_S)
+            self.live = set()
+        self.check()
+
+    @rule()
+    def forget(self) -> None:
+        if self.known:
+            self.catalogue.forget("a", now_s=NOW_S)
+            self.live, self.known = set(), False
+        self.check()
+
+    def check(self) -> None:
+        revocations = self.catalogue.revocations()
+        accepted = {number for number in range(1, self.newest + 1) if revocations.refuses("a", number) is None}
+        assert accepted == self.live
+
+    def teardown(self) -> None:
+        self.engine.dispose()
+
+
+TestGenerations = Generations.TestCase
