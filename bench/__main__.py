@@ -1,0 +1,144 @@
+"""`python -m bench NAME [options] [--json]`: runs one benchmark and holds its figures against their bars.
+
+Each NAME is a module of this package with `add_options(parser)` and `run(options, say) -> Outcome`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import math
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol, TextIO, cast
+
+from agent.settings import ConfigError
+from bench.outcome import Outcome, Say
+
+NAMES: Mapping[str, str] = {
+    "sink": "the agents' door alone: Protocol and decoder without token, journal and buffer",
+    "ingest": "the real aggregator under load: pushes per CPU-second, ack times, memory, disk",
+    "flush": "buffer to stores to summaries, on stores that already hold a history",
+    "agent": "memory and CPU of the agent on this machine, with TLS",
+    "report": "the top 20 of a large fleet, from the summaries",
+    "kill": "kill -9 under load, again and again: what was acknowledged against what is stored",
+}
+
+EXAMPLES = """\
+examples:
+  python -m bench ingest --json
+  python -m bench kill --help
+"""
+
+
+class Benchmark(Protocol):
+    """What a module of this package offers."""
+
+    def add_options(self, parser: argparse.ArgumentParser) -> None: ...
+
+    def run(self, options: argparse.Namespace, say: Say) -> Outcome: ...
+
+
+def flatten(figures: Mapping[str, object], prefix: str = "") -> dict[str, object]:
+    """Figures in one level, `{"ack": {"p99_s": 1}}` as `ack_p99_s`; what is not finite becomes None.
+
+    Raises: ValueError: two figures of one name, or one that is called `bars`.
+    """
+    flat: dict[str, object] = {}
+    for name, value in figures.items():
+        inner = (
+            flatten(value, f"{prefix}{name}_") if isinstance(value, Mapping) else {f"{prefix}{name}": _finite(value)}
+        )
+        for key in inner:
+            if key in flat or key == "bars":
+                raise ValueError(f"two figures are called {key}")
+        flat.update(inner)
+    return flat
+
+
+def as_json(outcome: Outcome) -> str:
+    """One object: each figure, and `bars` with the name, value, limit and verdict of each."""
+    bars = [{"name": bar.name, "value": _finite(bar.value), "limit": bar.limit, "ok": bar.ok} for bar in outcome.bars]
+    return json.dumps({**flatten(outcome.figures), "bars": bars}, allow_nan=False)
+
+
+def as_table(outcome: Outcome) -> str:
+    """The same for people, a line each."""
+    rows = [(name, _number(value)) for name, value in flatten(outcome.figures).items()]
+    for bar in outcome.bars:
+        side = "at least" if bar.at_least else "at most"
+        verdict = "ok" if bar.ok else "MISSED"
+        rows.append((bar.name, f"{_number(bar.value)} ({side} {_number(bar.limit)}): {verdict}"))
+    width = max((len(name) for name, _ in rows), default=0)
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+
+
+def _finite(value: object) -> object:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _number(value: object) -> str:
+    if value is None:
+        return "-"
+    return f"{value:,.4g}" if isinstance(value, float) else str(value)
+
+
+def load(name: str) -> Benchmark:
+    """The module of benchmark `name`. Raises ConfigError: it, or a package it needs, is not there."""
+    try:
+        return cast(Benchmark, importlib.import_module(f"bench.{name}"))
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"{name}: {error}: ./run_tests.sh installs what the benchmarks need") from error
+
+
+def main(
+    argv: Sequence[str] | None = None,
+    *,
+    find: Callable[[str], Benchmark] = load,
+    out: TextIO | None = None,
+    err: TextIO | None = None,
+) -> int:
+    """Runs one benchmark: 0 when it measured, missed bars included, 1 when it could not, 2 for usage.
+
+    Args: out, err: where the figures and the progress go; stdout and stderr unless told.
+    """
+    out, err = out or sys.stdout, err or sys.stderr
+
+    def say(line: str) -> None:
+        print(line, file=err, flush=True)
+
+    chosen = _parser().parse_args(argv)
+    try:
+        benchmark = find(chosen.name)
+        parser = argparse.ArgumentParser(prog=f"python -m bench {chosen.name}", description=NAMES[chosen.name])
+        parser.add_argument("--json", action="store_true", help="print one JSON object: figures and bars")
+        benchmark.add_options(parser)
+        options = parser.parse_args(chosen.options)
+        outcome = benchmark.run(options, say)
+    except ConfigError as error:
+        say(f"bench {chosen.name}: {error}")
+        return 2
+    except (OSError, subprocess.SubprocessError) as error:
+        say(f"bench {chosen.name}: could not measure: {error}")
+        return 1
+    print(as_json(outcome) if options.json else as_table(outcome), file=out)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    summaries = "\n".join(f"  {name:<8}{summary}" for name, summary in NAMES.items())
+    parser = argparse.ArgumentParser(
+        prog="python -m bench",
+        description="Measures fallow against its bars. Progress goes to stderr, figures to stdout.",
+        epilog=f"benchmarks:\n{summaries}\n\n{EXAMPLES}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("name", metavar="NAME", choices=tuple(NAMES), help="which benchmark; its options follow it")
+    parser.add_argument("options", nargs=argparse.REMAINDER, metavar="...", help="NAME --help shows them")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
