@@ -28,6 +28,8 @@ vm = sa.Table(
     sa.Column("boot", sa.Text, comment="boot id at enrolment"),
     sa.Column("enrolled_s", sa.BigInteger, comment="NULL: known from a CSV, runs no agent yet"),
     sa.Column("generation", sa.Integer, nullable=False, server_default="0", comment="of the newest token given out"),
+    # Here and below: a report looks every VM up by its id, and without a rowid that is one search, not two.
+    sqlite_with_rowid=False,
 )
 
 vm_summary = sa.Table(
@@ -53,6 +55,7 @@ vm_summary = sa.Table(
         comment="JSON list: clock_skew, identity_conflict, store_replaced",
     ),
     sa.Column("updated_s", sa.Double, nullable=False),
+    sqlite_with_rowid=False,
 )
 
 vm_window = sa.Table(

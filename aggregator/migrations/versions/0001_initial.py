@@ -53,6 +53,7 @@ def upgrade() -> None:
         sa.Column(
             "generation", sa.Integer(), nullable=False, server_default="0", comment="of the newest token given out"
         ),
+        sqlite_with_rowid=False,
     )
     op.create_table(
         "vm_evidence",
@@ -95,6 +96,7 @@ def upgrade() -> None:
             comment="JSON list: clock_skew, identity_conflict, store_replaced",
         ),
         sa.Column("updated_s", sa.Double(), nullable=False),
+        sqlite_with_rowid=False,
     )
     op.create_table(
         "vm_window",
