@@ -16,6 +16,7 @@ import statistics
 import tarfile
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from itertools import islice, pairwise
@@ -131,7 +132,8 @@ def read_trace(path: Path, *, prefix: str | None = None, vms: int | None = None)
     """The VMs of a trace, one at a time and in its order; folders by the number in their files' names.
 
     Args:
-        path: a folder or tar archive of Bitbrains files, one such file, or our CSV (also .gz or .xz).
+        path: a folder or tar archive of Bitbrains files, a folder of such archives, one such file, or our CSV (also
+            .gz or .xz).
         prefix: of every VM's id; default `bb-` for Bitbrains files and none for our CSV.
         vms: stop after so many.
     Raises: TraceError: not readable, neither layout, or two VMs whose ids become the same.
@@ -296,12 +298,15 @@ def _read(path: Path, prefix: str | None) -> Iterator[Recording]:
     bitbrains_prefix = BITBRAINS_PREFIX if prefix is None else prefix
     with _errors_named(path):
         if path.is_dir():
-            for file in _bitbrains_files(path):
+            files = _bitbrains_files(path)
+            if not files:
+                yield from _read_archives(path, bitbrains_prefix)
+            for file in files:
                 where = str(file.relative_to(path))
                 with file.open(encoding="utf-8", errors="replace") as content:
                     yield read_bitbrains(content, where=where, source=file.stem, prefix=bitbrains_prefix)
         elif tarfile.is_tarfile(path):
-            yield from _read_archive(path, bitbrains_prefix)
+            yield from _read_archive(path, bitbrains_prefix, frozenset())
         else:
             with _open_text(path) as stream:
                 first = stream.readline()
@@ -313,7 +318,19 @@ def _read(path: Path, prefix: str | None) -> Iterator[Recording]:
                     yield from read_csv(lines, where=path.name, prefix=prefix or "")
 
 
-def _read_archive(path: Path, prefix: str) -> Iterator[Recording]:
+def _read_archives(folder: Path, prefix: str) -> Iterator[Recording]:
+    """Archives of a folder, the largest first; a VM that an earlier one held is not read again."""
+    archives = [file for file in folder.iterdir() if file.is_file() and tarfile.is_tarfile(file)]
+    if not archives:
+        raise TraceError(f"{folder}: neither .csv files nor tar archives in the folder")
+    seen: set[str] = set()
+    for archive in sorted(archives, key=lambda file: (-file.stat().st_size, file.name)):
+        for recording in _read_archive(archive, prefix, frozenset(seen)):
+            seen.add(recording.vm)
+            yield recording
+
+
+def _read_archive(path: Path, prefix: str, known: AbstractSet[str]) -> Iterator[Recording]:
     found = False
     with tarfile.open(path, "r:*") as archive:
         for member in archive:
@@ -323,6 +340,8 @@ def _read_archive(path: Path, prefix: str) -> Iterator[Recording]:
             content = archive.extractfile(member)
             assert content is not None  # true of every regular file
             found = True
+            if vm_id(name.stem, prefix) in known:
+                continue
             with io.TextIOWrapper(content, encoding="utf-8", errors="replace") as lines:
                 yield read_bitbrains(lines, where=member.name, source=name.stem, prefix=prefix)
     if not found:
@@ -339,8 +358,6 @@ def _errors_named(path: Path) -> Iterator[None]:
 
 def _bitbrains_files(folder: Path) -> list[Path]:
     files = [file for file in folder.rglob("*.csv") if not file.name.startswith(".")]
-    if not files:
-        raise TraceError(f"{folder}: no .csv files in the folder")
     return sorted(files, key=lambda file: [(len(part), part) for part in re.split(r"(\d+)", str(file))])
 
 

@@ -177,7 +177,7 @@ def test_unusable_paths_are_named(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "none.tar", "w") as archive:
         archive.add(DATA / "fleet.csv", "fleet.txt")
     for name, text in [
-        ("empty", "no .csv files"),
+        ("empty", "neither .csv files nor tar archives"),
         ("broken.tar.xz", "broken.tar.xz"),
         ("broken.csv.gz", "broken.csv.gz"),
         ("binary.csv", "binary.csv"),
@@ -187,6 +187,19 @@ def test_unusable_paths_are_named(tmp_path: Path) -> None:
     ]:
         with pytest.raises(TraceError, match=text):
             list(read_trace(tmp_path / name))
+
+
+def test_a_folder_of_archives_gives_each_vm_once(tmp_path: Path) -> None:
+    """Where one archive samples another, the larger one's recording of a VM counts."""
+    for name, files in [("a-sample.tar.gz", ["7"]), ("b-all.tar", ["7", "8"])]:
+        with tarfile.open(tmp_path / name, "w:gz" if name.endswith("gz") else "w") as archive:
+            for vm in files:
+                archive.add(DATA / "bitbrains" / "7.csv", f"{Path(name).stem}/{vm}.csv")
+    found = list(read_trace(tmp_path))
+    assert [(recording.vm, recording.source) for recording in found] == [
+        ("bb-7", "b-all/7.csv"),
+        ("bb-8", "b-all/8.csv"),
+    ]
 
 
 def test_two_vms_never_become_one(tmp_path: Path) -> None:
