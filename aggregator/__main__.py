@@ -8,10 +8,14 @@ from __future__ import annotations
 import argparse
 import sys
 from dataclasses import fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from aggregator.config import AggregatorConfig
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
+EXIT_UNREACHABLE = 69
 
 _EXAMPLES = """examples:
   fallow-aggregator run --data /var/lib/fallow --listen 0.0.0.0:8899 --tls-cert cert.pem --tls-key key.pem
@@ -65,27 +69,22 @@ def _run(options: argparse.Namespace) -> int:
     import gc
     import logging
     import time
-    from pathlib import Path
 
     from apscheduler.schedulers.twisted import TwistedScheduler
+    from sqlalchemy.exc import OperationalError
     from twisted.internet import reactor as the_reactor
     from twisted.internet.defer import Deferred
     from twisted.internet.error import CannotListenError
     from twisted.logger import globalLogBeginner, textFileLogObserver
 
-    from agent.settings import ConfigError, load_toml
-    from aggregator.config import AggregatorConfig
+    from agent.settings import ConfigError
+    from aggregator.data_lock import DataDirectoryBusyError
     from aggregator.journal import JournalError
-    from aggregator.service import AggregatorService, DataDirectoryBusyError, raise_descriptor_limit
+    from aggregator.problems import Refused
+    from aggregator.service import AggregatorService, raise_descriptor_limit
 
     try:
-        table = load_toml(Path(options.config)) if options.config else {}
-        given = {
-            item.metadata["key"]: value
-            for item in fields(AggregatorConfig)
-            if (value := getattr(options, item.metadata["key"])) is not None
-        }
-        config = AggregatorConfig.parse(table, source=options.config or "settings", options=given)
+        config = _read_config(options)
     except ConfigError as error:
         return _complain(error, EXIT_USAGE)
     observers: list[Any] = [textFileLogObserver(sys.stderr)]
@@ -93,6 +92,8 @@ def _run(options: argparse.Namespace) -> int:
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
     # The one global; its type depends on the platform.
     reactor: Any = the_reactor
+    # It would count on the wall clock: set back by a day, every timer would stand still for a day.
+    reactor.seconds = time.monotonic
     status = 0
     try:
         service = AggregatorService(
@@ -106,12 +107,17 @@ def _run(options: argparse.Namespace) -> int:
         return _complain(error, EXIT_USAGE)
     except (DataDirectoryBusyError, JournalError) as error:
         return _complain(error, EXIT_FAILED)
+    except OperationalError as error:
+        print(f"fallow-aggregator: the fleet database does not answer: {error.orig}", file=sys.stderr)
+        return EXIT_UNREACHABLE
+    except Refused as error:
+        return _complain(error, EXIT_UNREACHABLE)
 
     def failed(failure: object) -> None:
         nonlocal status
         status = EXIT_FAILED
         value = getattr(failure, "value", failure)
-        if isinstance(value, CannotListenError | ConfigError):
+        if isinstance(value, CannotListenError | ConfigError | JournalError | OSError):
             _complain(value, status)
         else:
             print(f"fallow-aggregator: cannot start: {failure}", file=sys.stderr)
@@ -127,6 +133,24 @@ def _run(options: argparse.Namespace) -> int:
     reactor.addSystemEventTrigger("before", "shutdown", lambda: Deferred.fromCoroutine(service.stop()))
     reactor.run()
     return status
+
+
+def _read_config(options: argparse.Namespace) -> AggregatorConfig:
+    from pathlib import Path
+
+    from agent.settings import load_toml
+    from aggregator.config import AggregatorConfig, refuse_open_password
+
+    table = load_toml(Path(options.config)) if options.config else {}
+    given = {
+        item.metadata["key"]: value
+        for item in fields(AggregatorConfig)
+        if (value := getattr(options, item.metadata["key"])) is not None
+    }
+    config = AggregatorConfig.parse(table, source=options.config or "settings", options=given)
+    if options.config and "fleet.url" not in given:
+        refuse_open_password(Path(options.config), config.fleet_url)
+    return config
 
 
 def _complain(error: Exception, status: int) -> int:

@@ -48,12 +48,15 @@ Query = Mapping[str, str]
 
 @dataclass(frozen=True)
 class AdminSources:
-    """What the door shows and does; everything but `samples`, `live` and the catalogue is called in the reactor's thread.
+    """What the door shows and does.
 
     Attributes:
-        live: since_s → one mapping per VM seen since: `vm`, `last_seen_s`, `skew_s`, `flags`, `samples` (the last 10); any thread.
-        samples: (vm, from_s, to_s) → samples of the wire with from_s ≤ ts ≤ to_s, store and buffer merged; blocking.
-        flush: starts a flush, or waits for the one that runs; fires with its figures.
+        live: since_s → one mapping per VM seen since: `vm`, `last_seen_s`, `skew_s`, `flags`, `samples` (the last 10).
+            Called in any thread.
+        samples: (vm, from_s, to_s) → samples of the wire with from_s ≤ ts ≤ to_s, store and buffer merged. Blocks;
+            called in any thread.
+        flush: starts a flush, or waits for the one that runs; fires with its figures. This and what follows is called
+            in the reactor's thread.
         metrics: the Prometheus text.
         store_path: where a VM's store lies.
         forgotten: told of a VM that was forgotten, before its store is deleted: what memory holds of it goes too.

@@ -6,7 +6,7 @@ taken, what came since. Nothing is removed before it is stored, so a flush that 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -16,6 +16,7 @@ from aggregator.summary import Taken, flags_of
 
 LIVE_ROWS = 10
 _FORGET_SILENT_S = 86400.0
+_FORMER_BOOTS = 4
 
 
 class PushLike(Protocol):
@@ -52,7 +53,8 @@ _ONE = Added(1, 0, 0)
 class _Entry:
     """One VM. `stored_bytes <= taken_bytes <= len(rows)`, all multiples of ROW_BYTES.
 
-    `first_ts` is the oldest sample that this boot sent; `conflicts` those not yet counted in the store.
+    `first_ts` is the oldest sample of the push with which this boot appeared; `conflicts` those not yet counted in
+    the store.
     """
 
     rows: bytearray
@@ -65,9 +67,11 @@ class _Entry:
     taken_bytes: int = 0
     conflicts: int = 0
     taken_conflicts: int = 0
-    former_boot: str = ""
+    former_boots: tuple[str, ...] = ()
     identity_conflict: bool = False
     news: bool = False  # the summary must change although no row came
+    taken_news: bool = False
+    late: bool = False  # some row came after one with a later ts
 
 
 class Buffer:
@@ -75,11 +79,13 @@ class Buffer:
 
     Args:
         max_rows: unstored rows held before pushes are refused with 503.
+        on_identity_conflict: told once of each VM as which two machines push.
     """
 
-    def __init__(self, *, max_rows: int) -> None:
+    def __init__(self, *, max_rows: int, on_identity_conflict: Callable[[str], object] = lambda _vm: None) -> None:
         self._entries: dict[str, _Entry] = {}
         self._max_rows = max_rows
+        self._on_identity_conflict = on_identity_conflict
         self.unstored_rows = 0
         self.newest_received_s = 0.0
 
@@ -95,18 +101,20 @@ class Buffer:
     def admit(self, push: PushLike, _received_s: float) -> Problem | None:
         """Whether a push may be journalled: None, or the answer that says why not.
 
-        Two boots that push at the same time are two machines with one identity. An old boot that only sends samples
-        from before the new one began is a spool that drains.
+        A boot that comes back with samples from after another one began is a second machine with one identity. An
+        old boot that only sends samples from before is a spool that drains.
         """
-        if self.unstored_rows + push.count > self._max_rows:
+        # A batch larger than the whole buffer passes while that is empty: refused, it would come back for ever.
+        if self.unstored_rows and self.unstored_rows + push.count > self._max_rows:
             return Problem(503, "buffer-full", "the stores are behind; try again later", retry_after_s=30)
         entry = self._entries.get(push.vm)
         if entry is None or (entry.boot == push.boot and not entry.identity_conflict):
             return None
-        if push.boot == entry.former_boot and push.newest_ts > entry.first_ts:
-            entry.identity_conflict = entry.news = True
         if not entry.identity_conflict:
-            return None
+            if push.boot not in entry.former_boots or push.newest_ts <= entry.first_ts:
+                return None
+            entry.identity_conflict = entry.news = True
+            self._on_identity_conflict(push.vm)
         detail = f"two boots push as {push.vm} at the same time: both machines must enrol again"
         return Problem(409, "identity-conflict", detail)
 
@@ -115,7 +123,8 @@ class Buffer:
         entry = self._entries.get(vm_id)
         if entry is not None:
             entry.identity_conflict = False
-            entry.boot = entry.former_boot = ""
+            entry.boot = ""
+            entry.former_boots = ()
             entry.news = True
 
     def add(self, push: PushLike, received_s: float) -> Added:
@@ -123,18 +132,26 @@ class Buffer:
         entry = self._entries.get(push.vm)
         if entry is None:
             entry = self._entries[push.vm] = _Entry(bytearray(), push.boot, push.oldest_ts, 0, 0.0, 0.0)
-        if received_s >= entry.received_s:
-            entry.received_s = received_s
-            entry.skew_s = received_s - push.sent_s
-            self.newest_received_s = received_s
-        if push.boot != entry.boot and push.newest_ts > entry.newest_ts:
-            entry.former_boot, entry.boot, entry.first_ts = entry.boot, push.boot, push.oldest_ts
+        # The last to come is the newest, whatever our clock says: it may have been set back.
+        entry.received_s = self.newest_received_s = received_s
+        entry.skew_s = received_s - push.sent_s
+        if push.boot != entry.boot:
+            self._note_boot(entry, push)
         if push.count == 1 and push.newest_ts > entry.newest_ts:
             entry.rows += push.rows
             entry.newest_ts = push.newest_ts
             self.unstored_rows += 1
             return _ONE
         return self._add_carefully(entry, push)
+
+    @staticmethod
+    def _note_boot(entry: _Entry, push: PushLike) -> None:
+        # Not only what is newer than all: of two machines, one may always come second with the same minute.
+        if push.boot in entry.former_boots or push.newest_ts < entry.first_ts:
+            return
+        if entry.boot:
+            entry.former_boots = (*entry.former_boots, entry.boot)[-_FORMER_BOOTS:]
+        entry.boot, entry.first_ts = push.boot, push.oldest_ts
 
     def _add_carefully(self, entry: _Entry, push: PushLike) -> Added:
         held = entry.rows if push.oldest_ts <= entry.newest_ts else bytearray()
@@ -153,6 +170,9 @@ class Buffer:
             else:
                 conflicts += 1
         entry.rows += b"".join(fresh.values())
+        if fresh:
+            times = list(fresh)
+            entry.late = entry.late or times[0] <= entry.newest_ts or times != sorted(times)
         entry.newest_ts = max(entry.newest_ts, push.newest_ts)
         entry.conflicts += conflicts
         self.unstored_rows += len(fresh)
@@ -164,9 +184,10 @@ class Buffer:
         for vm_id, entry in self._entries.items():
             entry.taken_bytes = len(entry.rows)
             entry.taken_conflicts = entry.conflicts
-            if entry.taken_bytes > entry.stored_bytes or entry.conflicts or entry.news:
-                owing.append(vm_id)
+            entry.taken_news = entry.taken_news or entry.news
             entry.news = False
+            if entry.taken_bytes > entry.stored_bytes or entry.conflicts or entry.taken_news:
+                owing.append(vm_id)
         owing.sort()
         return owing
 
@@ -185,10 +206,18 @@ class Buffer:
             return
         self.unstored_rows -= (entry.taken_bytes - entry.stored_bytes) // ROW_BYTES
         entry.conflicts -= entry.taken_conflicts
-        surplus = max(0, min(entry.taken_bytes, len(entry.rows) - LIVE_ROWS * ROW_BYTES))
-        del entry.rows[:surplus]
-        entry.stored_bytes = entry.taken_bytes = entry.taken_bytes - surplus
+        end = entry.taken_bytes
+        if entry.late:
+            kept = _newest_rows(bytes(entry.rows[:end]))
+            entry.rows[:end] = kept
+            entry.stored_bytes = entry.taken_bytes = len(kept)
+            entry.late = len(entry.rows) > len(kept)
+        else:
+            surplus = max(0, min(end, len(entry.rows) - LIVE_ROWS * ROW_BYTES))
+            del entry.rows[:surplus]
+            entry.stored_bytes = entry.taken_bytes = end - surplus
         entry.taken_conflicts = 0
+        entry.taken_news = False
 
     def forget(self, vm_id: str) -> None:
         """Drops a VM that an admin forgot, unstored rows too."""
@@ -203,7 +232,7 @@ class Buffer:
             for vm_id, entry in self._entries.items()
             if entry.received_s < now_s - _FORGET_SILENT_S
             and len(entry.rows) == entry.stored_bytes
-            and not entry.conflicts
+            and not (entry.conflicts or entry.news or entry.taken_news or entry.identity_conflict)
         ]
         for vm_id in silent:
             del self._entries[vm_id]
@@ -213,25 +242,27 @@ class Buffer:
         """Clock skew of every VM in memory."""
         return [entry.skew_s for entry in self._entries.values()]
 
-    def unstored_samples(self, vm_id: str) -> Iterator[dict[str, float | int | None]]:
-        """Rows of one VM that its store may not hold yet, in wire fields."""
+    def samples(self, vm_id: str) -> Iterator[dict[str, float | int | None]]:
+        """Rows of one VM in memory, in wire fields: all that its store may lack, and some that it has. Any thread."""
         entry = self._entries.get(vm_id)
-        return unpack_rows(bytes(entry.rows[entry.stored_bytes :])) if entry else iter(())
+        return unpack_rows(bytes(entry.rows)) if entry else iter(())
 
     def live(self, since_s: float) -> list[dict[str, object]]:
-        """VMs heard of since then: when, with what skew, and their last samples, newest last."""
+        """VMs heard of since then: when, with what skew, and their last samples, newest last. Any thread."""
         return [
             {
                 "vm": vm_id,
                 "last_seen_s": entry.received_s,
                 "skew_s": entry.skew_s,
                 "flags": flags_of(entry.skew_s, identity_conflict=entry.identity_conflict, replaced=False),
-                "samples": sorted(unpack_rows(bytes(entry.rows)), key=_ts)[-LIVE_ROWS:],
+                "samples": list(unpack_rows(_newest_rows(bytes(entry.rows)))),
             }
-            for vm_id, entry in self._entries.items()
+            for vm_id, entry in list(self._entries.items())
             if entry.received_s >= since_s
         ]
 
 
-def _ts(sample: dict[str, float | int | None]) -> float:
-    return sample["ts"] or 0
+def _newest_rows(rows: bytes) -> bytes:
+    """The last LIVE_ROWS of them by ts, rising."""
+    starts = sorted(range(0, len(rows), ROW_BYTES), key=lambda at: row_ts(rows, at // ROW_BYTES))
+    return b"".join(rows[at : at + ROW_BYTES] for at in starts[-LIVE_ROWS:])

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from agent.settings import (
     ConfigError,
@@ -21,6 +22,9 @@ from aggregator.summary import WINDOWS_DAYS
 
 _DAY_S = 86400.0
 _MAX_WINDOW_DAYS = 400
+_MAX_WINDOWS = 16
+_MAX_DURATION_S = 100 * 365 * _DAY_S
+_MAX_BATCH_SAMPLES = 20_000  # what is acknowledged must fit into one record of the journal, 2 MiB
 
 
 def parse_windows(value: object) -> tuple[int, ...]:
@@ -34,11 +38,30 @@ def parse_windows(value: object) -> tuple[int, ...]:
         if length_s % _DAY_S or length_s > _MAX_WINDOW_DAYS * _DAY_S:
             raise ValueError(f"{text!r} is not a whole number of days, at most {_MAX_WINDOW_DAYS}")
         days.add(int(length_s // _DAY_S))
+    if len(days) > _MAX_WINDOWS:
+        raise ValueError(f"{len(days)} windows are more than {_MAX_WINDOWS}")
     return tuple(sorted(days))
 
 
 def _path(value: object) -> Path:
-    return Path(parse_text(value))
+    text = parse_text(value)
+    if "\0" in text:
+        raise ValueError(f"{text!r} is not a path")
+    return Path(text)
+
+
+def _duration_s(value: object) -> float:
+    seconds = parse_duration_s(value)
+    if seconds > _MAX_DURATION_S:
+        raise ValueError(f"{value!r} is longer than 100 years")
+    return seconds
+
+
+def _batch_samples(value: object) -> int:
+    count = parse_count(value)
+    if count > _MAX_BATCH_SAMPLES:
+        raise ValueError(f"{count} is more than {_MAX_BATCH_SAMPLES}")
+    return count
 
 
 def default_data_dir() -> Path:
@@ -63,22 +86,20 @@ class AggregatorConfig:
     tls_cert: Path | None = field(default=None, metadata={"key": "tls.cert", "parse": _path})
     tls_key: Path | None = field(default=None, metadata={"key": "tls.key", "parse": _path})
     fleet_url: str | None = field(default=None, repr=False, metadata={"key": "fleet.url", "parse": parse_text})
-    flush_interval_s: float = field(default=900.0, metadata={"key": "flush.interval", "parse": parse_duration_s})
+    flush_interval_s: float = field(default=900.0, metadata={"key": "flush.interval", "parse": _duration_s})
     flush_workers: int = field(default=2, metadata={"key": "flush.workers", "parse": parse_count})
     windows_days: tuple[int, ...] = field(
         default=WINDOWS_DAYS, metadata={"key": "summary.windows", "parse": parse_windows}
     )
-    raw_retention_s: float = field(default=14 * _DAY_S, metadata={"key": "retention.raw", "parse": parse_duration_s})
-    hour_retention_s: float = field(
-        default=400 * _DAY_S, metadata={"key": "retention.hours", "parse": parse_duration_s}
-    )
+    raw_retention_s: float = field(default=14 * _DAY_S, metadata={"key": "retention.raw", "parse": _duration_s})
+    hour_retention_s: float = field(default=400 * _DAY_S, metadata={"key": "retention.hours", "parse": _duration_s})
     buffer_samples: int = field(default=4_000_000, metadata={"key": "buffer.samples", "parse": parse_count})
     segment_bytes: int = field(default=64 << 20, metadata={"key": "journal.segment", "parse": parse_size_bytes})
     connections: int | None = field(default=None, metadata={"key": "limits.connections", "parse": parse_count})
-    batch_samples: int | None = field(default=None, metadata={"key": "limits.batch_samples", "parse": parse_count})
+    batch_samples: int | None = field(default=None, metadata={"key": "limits.batch_samples", "parse": _batch_samples})
     body_bytes: int | None = field(default=None, metadata={"key": "limits.body", "parse": parse_size_bytes})
     header_bytes: int | None = field(default=None, metadata={"key": "limits.headers", "parse": parse_size_bytes})
-    request_s: float | None = field(default=None, metadata={"key": "limits.request_time", "parse": parse_duration_s})
+    request_s: float | None = field(default=None, metadata={"key": "limits.request_time", "parse": _duration_s})
 
     @classmethod
     def parse(
@@ -113,6 +134,20 @@ class AggregatorConfig:
         if problems:
             raise ConfigError(problems)
         return config
+
+
+def refuse_open_password(path: Path, fleet_url: str | None) -> None:
+    """Raises ConfigError: `fleet_url`, out of the file at `path`, holds a password, and others may read the file."""
+    try:
+        has_password = fleet_url is not None and urlsplit(fleet_url).password is not None
+    except ValueError:
+        has_password = True
+    mode = path.stat().st_mode
+    if has_password and mode & 0o077:
+        raise ConfigError(
+            f"{path}: fleet.url: holds a password, and others may read it (mode {mode & 0o777:04o}): "
+            f"run chmod 600 {path}"
+        )
 
 
 def option_name(key: str) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.defer import Deferred, DeferredList
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -22,7 +22,7 @@ from aggregator.pool import Workers, partition_of
 from aggregator.rows import ROW_BYTES
 from aggregator.summary import ChunkResult, Summary, Taken
 
-CHUNK_VMS = 64
+CHUNK_VMS = 128
 CHUNK_ROWS = 60_000  # bounds a worker's memory after an outage, when each VM brings days of rows
 # While half of the fleet seems to be this far off, it is our clock that is wrong: delete nothing.
 CLOCK_DOUBT_S = 3600.0
@@ -98,6 +98,7 @@ class Flusher:
         self._workers = workers
         self._write_summaries = write_summaries
         self._pending = pending
+        self._owed = set(pending.vm_ids)  # may be ahead of the file while the disk does not take it
         self._call_in_reactor = call_in_reactor
         self._clock = clock
         self._chunk_vms = chunk_vms
@@ -148,25 +149,33 @@ class Flusher:
         segment = await rotated
         # No other event may come between the rotation's callback and this.
         owing = self._buffer.take()
+        # As of now: what a replay puts into the buffer from here on, this flush does not store.
+        covered = segment if self.replayed_through is None else min(segment, self.replayed_through)
         report = FlushReport()
-        owed = set(self._pending.vm_ids)
         now_s = self._clock()
         may_forget = self._clock_is_trusted()
-        everyone = sorted(set(owing) | owed)
+        everyone = sorted(self._owed.union(owing))
         shares: list[list[str]] = [[] for _ in range(self._workers.partitions)]
         for vm_id in everyone:
             shares[partition_of(vm_id, len(shares))].append(vm_id)
-        await gatherResults(
-            Deferred.fromCoroutine(self._flush_partition(number, vm_ids, now_s, may_forget, report, owed))
-            for number, vm_ids in enumerate(shares)
+        # All of them end before this flush does: the next one may not take what another still stores.
+        ended: list[tuple[bool, object]] = await DeferredList(
+            [
+                Deferred.fromCoroutine(self._flush_partition(number, vm_ids, now_s, may_forget, report))
+                for number, vm_ids in enumerate(shares)
+            ],
+            consumeErrors=True,
         )
-        self._settle(segment, report, owed)
+        for _, outcome in ended:
+            if isinstance(outcome, Failure):
+                outcome.raiseException()
+        self._settle(covered, report)
         report.seconds = self._clock() - began_s
         self._count(report)
         return report
 
     async def _flush_partition(
-        self, number: int, vm_ids: list[str], now_s: float, may_forget: bool, report: FlushReport, owed: set[str]
+        self, number: int, vm_ids: list[str], now_s: float, may_forget: bool, report: FlushReport
     ) -> None:
         for chunk in self._chunks(vm_ids):
             result = await self._submit(number, chunk, now_s, may_forget)
@@ -187,10 +196,10 @@ class Flusher:
             try:
                 await self._write_summaries(result.summaries)
                 # A VM without a single row has no summary to write, and owes none.
-                owed.difference_update(share.vm_id for share in chunk if share.vm_id not in result.failures)
+                self._owed.difference_update(share.vm_id for share in chunk if share.vm_id not in result.failures)
             except Exception as error:  # whatever ails the database, the stores go on
                 self.totals.summary_failures += 1
-                owed.update(written)
+                self._owed.update(written)
                 self._log.warn("{n} summaries wait for the fleet database: {error}", n=len(written), error=error)
 
     def _chunks(self, vm_ids: list[str]) -> Iterator[list[Taken]]:
@@ -199,6 +208,8 @@ class Flusher:
         for vm_id in vm_ids:
             share = self._buffer.taken(vm_id)
             if share is None:
+                if vm_id not in self._owed:
+                    continue  # forgotten meanwhile
                 # Owes a summary from before a restart and has not pushed since: its store knows the rest.
                 share = Taken(vm_id, b"", 0, 0.0, 0.0, False)
             if chunk and (len(chunk) >= self._chunk_vms or size + len(share.rows) > CHUNK_ROWS * ROW_BYTES):
@@ -218,22 +229,25 @@ class Flusher:
         self._workers.submit(number, chunk, now_s, may_forget, finished)
         return done
 
-    def _settle(self, segment: int, report: FlushReport, owed: set[str]) -> None:
-        report.summaries_owed = len(owed)
+    def _settle(self, covered: int, report: FlushReport) -> None:
+        self._note_failures(report)
+        report.summaries_owed = len(self._owed)
         try:
-            self._pending.replace(owed)
+            self._pending.replace(self._owed)
         except OSError as error:
             # Without the note only the journal knows these VMs: keep it.
-            self._log.warn("cannot note {n} owed summaries: {error}", n=len(owed), error=error)
+            self._log.warn("cannot note {n} owed summaries: {error}", n=len(self._owed), error=error)
             return
+        if not report.failures:
+            self._journal.drop_through(covered)
+
+    def _note_failures(self, report: FlushReport) -> None:
         self.stores_failing_ratio = len(report.failures) / max(1, report.vms + len(report.failures))
+        self.stores_failing = None
         if report.failures:
             some = next(iter(report.failures.items()))
             self.stores_failing = f"{len(report.failures)} stores cannot be written, such as {some[0]}: {some[1]}"
             self._log.error("{why}; the journal is kept", why=self.stores_failing)
-            return
-        self.stores_failing = None
-        self._journal.drop_through(segment if self.replayed_through is None else min(segment, self.replayed_through))
 
     def _clock_is_trusted(self) -> bool:
         skews_s = [abs(skew_s) for skew_s in self._buffer.skews_s()]

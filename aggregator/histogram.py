@@ -8,6 +8,8 @@ bin is at most 9.1 % wide (4.4 % for CPU). Counts are seconds, not samples: inte
 from __future__ import annotations
 
 import math
+import struct
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,6 +21,7 @@ from aggregator.summary import METRICS, Metric
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
+_UNIT = struct.Struct("<H")
 _RATIO_LIMIT = 1.0
 _RATE_LIMIT = 2e13  # the sum of two rates at the wire's maximum
 
@@ -58,6 +61,36 @@ def _slices() -> tuple[Slice, ...]:
 
 SLICES: Sequence[Slice] = _slices()
 TOTAL_BINS = SLICES[-1].stop
+
+
+def encode_bins(bins: Ints, weights: Ints) -> bytes:
+    """An hour's occupied bins, rising, and their seconds: about 300 bytes for a noisy hour.
+
+    Layout before zlib: unit of the weights in seconds (u16), then the steps from bin to bin and the weights in
+    units, both u16 with all low bytes before all high bytes, which are nearly always 0. An hour's seconds fit
+    16 bits whatever mix of intervals it holds: the most is 65,520.
+    """
+    unit = int(np.gcd.reduce(weights)) or 1
+    planes = (_planes(np.diff(bins, prepend=0)), _planes(weights // unit))
+    return zlib.compress(_UNIT.pack(unit) + b"".join(planes), 1)
+
+
+def decode_bins(body: bytes) -> tuple[Ints, Ints]:
+    """Bins and seconds. Raises ValueError: not what `encode_bins` made."""
+    try:
+        plain = zlib.decompress(body)
+        (unit,) = _UNIT.unpack_from(plain)
+        planes = np.frombuffer(plain, "u1", offset=_UNIT.size).astype(np.int64).reshape(4, -1)
+    except (struct.error, zlib.error, ValueError) as error:
+        raise ValueError(f"a histogram is damaged: {error}") from error
+    bins = (planes[0] + 256 * planes[1]).cumsum()
+    if len(bins) and bins[-1] >= TOTAL_BINS:
+        raise ValueError(f"a histogram is damaged: there is no bin {bins[-1]}")
+    return bins, (planes[2] + 256 * planes[3]) * unit
+
+
+def _planes(values: Ints) -> bytes:
+    return values.astype("<u2").view("u1").reshape(-1, 2).T.tobytes()
 
 
 def quantile(part: Slice, counts: npt.NDArray[np.integer], fraction: float, maxima: Ints) -> Floats:

@@ -91,6 +91,12 @@ class AggregatorCollector(Collector):
         yield _gauge("fallow_last_flush_seconds", "When the last flush ended, Unix time", totals.last_s)
         yield _gauge("fallow_last_flush_duration_seconds", "How long the last flush took", totals.last_duration_s)
         yield _counter("fallow_flushed_samples", "Samples written to stores", totals.rows)
+        yield _counter(
+            "fallow_flushed_duplicates", "Samples that their store held already, the same", totals.duplicates
+        )
+        yield _counter(
+            "fallow_flushed_conflicts", "Samples of which the store knows that another was first", totals.conflicts
+        )
         yield _counter("fallow_stores_flushed", "Store transactions", totals.stores)
         yield _counter("fallow_store_failures", "Stores that could not take their samples", totals.store_failures)
         yield _counter("fallow_stores_lost", "Damaged stores moved aside", totals.stores_lost)

@@ -6,9 +6,14 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from agent.settings import ConfigError
+
 
 class PendingSummaries:
-    """A set of VM ids on disk, whole or as it was before: written beside and renamed."""
+    """A set of VM ids on disk, whole or as it was before: written beside and renamed.
+
+    Raises: ConfigError: the file is there and cannot be read.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -16,6 +21,8 @@ class PendingSummaries:
             self.vm_ids = frozenset(path.read_text(encoding="utf-8").split())
         except FileNotFoundError:
             self.vm_ids = frozenset()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path}: {error}") from error
 
     def replace(self, vm_ids: Iterable[str]) -> None:
         """Makes `vm_ids` the set, durably. Raises OSError: the disk is full or gone; the old set stays."""

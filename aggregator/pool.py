@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import time
 import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -13,7 +14,7 @@ from aggregator.summary import ChunkResult, Taken, WorkerSettings
 from aggregator.worker_process import flush_chunk, initialise
 
 _ATTEMPTS = 3
-_STOP_S = 2.0
+_STOP_S = 1.0
 
 ChunkDone = Callable[[ChunkResult], None]
 
@@ -43,6 +44,7 @@ class ProcessWorkers:
         self._settings = settings
         self._context = multiprocessing.get_context("spawn")
         self._executors: list[ProcessPoolExecutor | None] = [None] * partitions
+        self._retired: list[ProcessPoolExecutor] = []
         self._stopping = False
         self.replaced = 0
 
@@ -51,6 +53,7 @@ class ProcessWorkers:
         return len(self._executors)
 
     def submit(self, partition: int, chunk: list[Taken], now_s: float, may_forget: bool, done: ChunkDone) -> None:
+        self._retired.clear()
         self._attempt(partition, chunk, now_s, may_forget, done, _ATTEMPTS)
 
     def pids(self) -> list[int]:
@@ -65,10 +68,12 @@ class ProcessWorkers:
         # A worker that hangs must not hold up the exit; its transaction rolls back at the next opening.
         for process in multiprocessing.active_children():
             process.terminate()
+        until_s = time.monotonic() + _STOP_S
         for process in multiprocessing.active_children():
-            process.join(_STOP_S)
+            process.join(max(0.0, until_s - time.monotonic()))
             if process.is_alive():
                 process.kill()
+                process.join(_STOP_S)
 
     def _attempt(
         self, partition: int, chunk: list[Taken], now_s: float, may_forget: bool, done: ChunkDone, attempts: int
@@ -106,7 +111,8 @@ class ProcessWorkers:
     def _replace(self, partition: int, broken: ProcessPoolExecutor | None) -> None:
         self.replaced += 1
         if broken is not None:
-            broken.shutdown(wait=False)
+            # Neither shut down nor let go here: this may be its own thread, which holds the lock that both need.
+            self._retired.append(broken)
         self._executors[partition] = None
 
 

@@ -8,7 +8,7 @@ subtract what it added.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -62,8 +62,7 @@ def metric_values(table: Ints) -> Ints:
     return np.column_stack([columns[metric.name] for metric in METRICS])
 
 
-@dataclass(frozen=True, slots=True)
-class Hour:
+class Hour(NamedTuple):
     """One hour of one VM.
 
     Attributes:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import resource
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from prometheus_client import CollectorRegistry
@@ -20,7 +18,6 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 
-from agent.settings import ConfigError
 from agent.wire import DEFAULT_INTERVAL_S
 from aggregator import metrics
 from aggregator.admin import TOKEN_FILE_NAME, AdminSources, load_or_create_admin_token, make_admin_site
@@ -28,6 +25,7 @@ from aggregator.agents_door import AgentsDoorFactory
 from aggregator.buffer import Buffer
 from aggregator.catalogue import Catalogue
 from aggregator.config import AggregatorConfig
+from aggregator.data_lock import lock_data_directory
 from aggregator.decode import DecodeLimits
 from aggregator.door_parts import DoorCounters, DoorLimits, DoorParts, connections_for
 from aggregator.enrolment import decode_enrolment
@@ -38,7 +36,7 @@ from aggregator.journal import Journal, Recovery
 from aggregator.pending import PendingSummaries
 from aggregator.pool import ProcessWorkers
 from aggregator.problems import Refused
-from aggregator.record import RecordError, decode_record
+from aggregator.replay import replay_journal
 from aggregator.store_files import read_samples, store_path
 from aggregator.summaries import SummaryWriter
 from aggregator.summary import Summary, WorkerSettings
@@ -53,32 +51,10 @@ _PROBE_S = 2.0
 _REVOCATIONS_S = 30.0
 _PRESSURE_S = 1.0
 _FLUSH_EARLY_AT = 0.5  # of the buffer; leaves the other half for the time the flush takes
-_REPLAY_FLUSH_AT = 0.9
-_REPLAY_TURN = 2_000  # records between two turns of the reactor
-_REPLAY_RETRY_S = 5.0
+_STORES_RETRY_S = 30.0
+_LATE_INTERVALS = 2.0
+_LINGER_S = 2.0  # of the five seconds that SIGTERM gives
 _STORES_FAILING_RATIO = 0.5
-
-
-class DataDirectoryBusyError(Exception):
-    """Another aggregator holds the data directory."""
-
-
-def lock_data_directory(data_dir: Path) -> int:
-    """Makes the directory if needed and locks it for the life of the descriptor returned.
-
-    Raises: DataDirectoryBusyError; ConfigError: it cannot be made or written.
-    """
-    try:
-        data_dir.mkdir(parents=True, exist_ok=True, mode=0o750)
-        descriptor = os.open(data_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
-    except OSError as error:
-        raise ConfigError(f"--data: {error}") from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(descriptor)
-        raise DataDirectoryBusyError(f"{data_dir} is in use by another fallow-aggregator") from error
-    return descriptor
 
 
 def raise_descriptor_limit() -> int:
@@ -119,6 +95,7 @@ class AggregatorService(Service):
         self._engine = engine
         self._catalogue = Catalogue(engine)
         self._revocations: Revocations = self._catalogue.revocations()
+        self._refreshes = self._refreshed = 0
         self._writer = SummaryWriter(engine)
         self._writer.keep_windows(config.windows_days)
         self._fleet_thread = ThreadPool(1, 1, "fleet")
@@ -132,7 +109,7 @@ class AggregatorService(Service):
         )
         self._recovery: Recovery = self._journal.open()
         self._recovering = True
-        self._buffer = Buffer(max_rows=config.buffer_samples)
+        self._buffer = Buffer(max_rows=config.buffer_samples, on_identity_conflict=self._identity_conflict)
         self._workers = ProcessWorkers(
             WorkerSettings(config.data_dir, config.windows_days, config.raw_retention_s, config.hour_retention_s),
             config.flush_workers,
@@ -182,7 +159,7 @@ class AggregatorService(Service):
                 flush=self._flush_now,
                 metrics=metrics.exposition(registry),
                 store_path=lambda vm_id: store_path(config.data_dir, vm_id),
-                forgotten=self._buffer.forget,
+                forgotten=self._forgotten,
             ),
             token=self._admin_token,
             reactor=reactor,
@@ -191,6 +168,7 @@ class AggregatorService(Service):
         self._scheduler = scheduler
         self._loops: list[LoopingCall] = []
         self._stopping = False
+        self._ticked_s = 0.0
 
     def not_ready(self) -> str | None:
         """None when pushes are taken, else why not."""
@@ -217,12 +195,15 @@ class AggregatorService(Service):
         self._every(_PROBE_S, self._journal.probe)
         self._every(_REVOCATIONS_S, self._refresh_revocations)
         await self._replay()
+        if self._stopping:
+            return
+        self._ticked_s = self._reactor.seconds()
         self._every(_PRESSURE_S, self._flush_early)
         # The scheduler runs jobs in its threads; the flush belongs to the reactor's.
         self._scheduler.add_job(
             self._reactor.callFromThread,
             "interval",
-            args=[self._flusher.tick],
+            args=[self._tick],
             seconds=self._config.flush_interval_s,
             max_instances=1,
             coalesce=True,
@@ -276,25 +257,14 @@ class AggregatorService(Service):
         loop.start(seconds, now=False)
 
     async def _replay(self) -> None:
-        """What was acknowledged but not stored goes back into the buffer; in several flushes if it must."""
-        records = 0
-        for number in self._recovery.segments:
-            self._flusher.replayed_through = number - 1
-            for payload in self._journal.replay(number):
-                try:
-                    push, received_s = decode_record(payload)
-                except RecordError as error:
-                    raise ConfigError(f"journal segment {number}: {error}") from error
-                self._buffer.add(push, received_s)
-                records += 1
-                if records % _REPLAY_TURN == 0:
-                    await deferLater(self._reactor, 0, lambda: None)
-                while self._buffer.fullness >= _REPLAY_FLUSH_AT:
-                    report = await self._flusher.flush()
-                    if report.failures:
-                        await deferLater(self._reactor, _REPLAY_RETRY_S, lambda: None)
-            self._flusher.replayed_through = number
-        self._flusher.replayed_through = None
+        records = await replay_journal(
+            self._recovery.segments,
+            journal=self._journal,
+            buffer=self._buffer,
+            flusher=self._flusher,
+            pause=lambda seconds: deferLater(self._reactor, seconds, lambda: None),
+            is_stopping=lambda: self._stopping,
+        )
         self._recovering = False
         if records or self._recovery.damaged_records or self._recovery.truncated_bytes:
             self._log.info(
@@ -304,9 +274,20 @@ class AggregatorService(Service):
                 torn=self._recovery.truncated_bytes,
             )
 
+    def _tick(self) -> None:
+        self._ticked_s = self._reactor.seconds()
+        self._flusher.tick()
+
     def _flush_early(self) -> None:
-        if self._buffer.fullness >= _FLUSH_EARLY_AT and not self._flusher.is_running:
-            self._flusher.tick()
+        """Flushes before its time under pressure, and when the scheduler is late: the wall clock was set back."""
+        if self._flusher.is_running:
+            return
+        waited_s = self._reactor.seconds() - self._ticked_s
+        # Stores that fail are not hammered: each try costs all workers' time.
+        soonest_s = 0.0 if self._flusher.stores_failing is None else _STORES_RETRY_S
+        under_pressure = self._buffer.fullness >= _FLUSH_EARLY_AT and waited_s >= soonest_s
+        if under_pressure or waited_s > _LATE_INTERVALS * self._config.flush_interval_s:
+            self._tick()
 
     def _flush_now(self) -> Deferred[Mapping[str, object]]:
         def as_mapping(report: FlushReport) -> Mapping[str, object]:
@@ -328,16 +309,37 @@ class AggregatorService(Service):
 
     def _samples(self, vm_id: str, from_s: int, to_s: int) -> list[dict[str, object]]:
         found: dict[int, dict[str, object]] = {}
-        stored = read_samples(store_path(self._config.data_dir, vm_id), from_s, to_s)
-        for sample in [*stored, *self._buffer.unstored_samples(vm_id)]:
+        # Memory first: what leaves it meanwhile is in the store by then.
+        buffered = list(self._buffer.samples(vm_id))
+        for sample in [*read_samples(store_path(self._config.data_dir, vm_id), from_s, to_s), *buffered]:
             ts = int(sample["ts"] or 0)
             if from_s <= ts <= to_s:
                 found.setdefault(ts, dict(sample))
         return [found[ts] for ts in sorted(found)]
 
+    def _forgotten(self, vm_id: str) -> None:
+        self._buffer.forget(vm_id)
+        self._refresh_revocations()
+
+    def _identity_conflict(self, vm_id: str) -> None:
+        """Refuses both machines' token for good: memory alone would forget them at a restart."""
+
+        def lost(failure: Failure) -> None:
+            self._log.warn("the token of {vm_id} cannot be revoked: {error}", vm_id=vm_id, error=failure.value)
+
+        self._log.warn("two machines push as {vm_id}: both must enrol again", vm_id=vm_id)
+        revoked = deferToThread(self._catalogue.revoke, vm_id, "identity-conflict", now_s=self._clock())
+        revoked.addCallbacks(lambda _none: self._refresh_revocations(), lost)
+
     def _refresh_revocations(self) -> None:
+        self._refreshes += 1
+        mine = self._refreshes
+
         def loaded(revocations: Revocations) -> None:
-            self._revocations = revocations
+            # Two may be under way; the older answer must not win.
+            if mine > self._refreshed:
+                self._refreshed = mine
+                self._revocations = revocations
 
         def lost(failure: Failure) -> None:
             # The last set stays: a lost database must not let the revoked back in.
@@ -355,17 +357,20 @@ class AggregatorService(Service):
         def enrolled(generation: int) -> bytes:
             self._buffer.enrolled(request.vm)
             self._refresh_revocations()
-            token = self._keys.make(request.vm, generation)
-            return json.dumps({"vm": request.vm, "token": token, "interval_s": DEFAULT_INTERVAL_S}).encode()
+            return self._identity(request.vm, generation)
 
         return deferToThread(self._catalogue.enroll, request, now_s=now_s).addCallback(enrolled)
 
     def _rotate(self, vm_id: str, generation: int) -> Deferred[bytes]:
         def rotated(newer: int) -> bytes:
             self._refresh_revocations()
-            return json.dumps({"vm": vm_id, "token": self._keys.make(vm_id, newer)}).encode()
+            return self._identity(vm_id, newer)
 
         return deferToThread(self._catalogue.rotate, vm_id, generation, now_s=self._clock()).addCallback(rotated)
+
+    def _identity(self, vm_id: str, generation: int) -> bytes:
+        token = self._keys.make(vm_id, generation)
+        return json.dumps({"vm": vm_id, "token": token, "interval_s": DEFAULT_INTERVAL_S}).encode()
 
 
 async def _settled(work: Any) -> None:
@@ -382,6 +387,7 @@ def _limits(config: AggregatorConfig, descriptors: int) -> DoorLimits:
     return DoorLimits(
         connections=config.connections or connections_for(descriptors),
         request_s=config.request_s or base.request_s,
+        linger_s=_LINGER_S,
         http=HttpLimits(
             head_bytes=config.header_bytes or base.http.head_bytes, body_bytes=config.body_bytes or base.http.body_bytes
         ),

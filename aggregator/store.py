@@ -6,18 +6,18 @@ a flush: after a crash it holds all of a flush or none of it.
 
 from __future__ import annotations
 
+import json
 import os
 import sqlite3
-import struct
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from agent.sample import FIELDS
 from aggregator import store_schema
-from aggregator.histogram import Ints
+from aggregator.histogram import Ints, decode_bins, encode_bins
 from aggregator.rollup import ABSENT, Hour
 from aggregator.rows import SAMPLE_COLUMNS
 from aggregator.store_files import SELECT_SAMPLES
@@ -25,7 +25,8 @@ from aggregator.summary import METRICS
 from aggregator.windows import Windows
 
 _METRIC_COUNT = len(METRICS)
-_WIDEST_STEP = 255
+_HOURS_A_QUERY = 500
+_METRIC_NUMBER = {metric.name: number for number, metric in enumerate(METRICS)}
 _REQUIRED = {"ts", "interval_s", *(field.column for field in FIELDS if field.required)}
 # What hours are made of; the other columns need not be read back at every flush.
 _ROLLED = (
@@ -39,19 +40,15 @@ _SELECT_ROLLED = (
     + ", ".join(name if name in _REQUIRED else f"ifnull({name}, {ABSENT})" for name in _ROLLED)
     + " FROM sample WHERE ts > ? AND ts <= ? ORDER BY ts"
 )
-_INSERT_SAMPLE = (
-    f"INSERT OR IGNORE INTO sample ({', '.join(SAMPLE_COLUMNS)}) VALUES (" + ", ".join("?" * len(SAMPLE_COLUMNS)) + ")"
-)
-_UPSERT_HOUR = (
-    f"INSERT OR REPLACE INTO hour ({', '.join(store_schema.HOUR_COLUMNS)}) "
-    f"VALUES ({', '.join('?' * len(store_schema.HOUR_COLUMNS))})"
-)
+# Tables are written in the order of their columns: matching 20 names costs more than binding 20 values.
+_INSERT_SAMPLE = f"INSERT OR IGNORE INTO sample VALUES ({', '.join('?' * len(SAMPLE_COLUMNS))})"
+_UPSERT_HOUR = f"INSERT OR REPLACE INTO hour VALUES ({', '.join('?' * len(store_schema.HOUR_COLUMNS))})"
 _SELECT_HOURS = (
     f"SELECT {', '.join(f'hour.{name}' for name in store_schema.HOUR_COLUMNS)}, hour_histogram.body "
-    "FROM hour JOIN hour_histogram USING (hour_s) WHERE hour.hour_s >= ? AND hour.hour_s <= ? ORDER BY hour.hour_s"
+    "FROM hour JOIN hour_histogram USING (hour_s) WHERE hour.hour_s "
 )
 _SELECT_MAXIMA = (
-    f"SELECT {', '.join(f'ifnull(max({metric.name}_max), {ABSENT})' for metric in METRICS)} "
+    f"SELECT {', '.join(f'ifnull({metric.name}_max, {ABSENT})' for metric in METRICS)} "
     "FROM hour WHERE hour_s >= ? AND hour_s < ?"
 )
 
@@ -95,6 +92,8 @@ class Store:
             _create(path, template)
         self._connection = sqlite3.connect(path, isolation_level=None, timeout=10.0, cached_statements=32)
         try:
+            # Made once a store: creating and deleting the rollback journal at each commit costs a fifth of a flush.
+            self._connection.execute("PRAGMA journal_mode = TRUNCATE")
             # First of all: each statement outside a transaction would lock the file and look for a journal anew.
             self._connection.execute("BEGIN IMMEDIATE")
             if self._connection.execute("PRAGMA user_version").fetchone()[0] != store_schema.SCHEMA_VERSION:
@@ -104,6 +103,14 @@ class Store:
         except BaseException:
             self._connection.close()
             raise
+
+    @classmethod
+    def over(cls, connection: sqlite3.Connection, vm_id: str) -> Store:
+        """A store to read through a connection that its maker closes."""
+        store = cls.__new__(cls)
+        store._vm_id = vm_id
+        store._connection = connection
+        return store
 
     def close(self) -> None:
         """Rolls back what was not committed."""
@@ -163,16 +170,27 @@ class Store:
         if closed:
             self._connection.executemany(
                 "INSERT OR REPLACE INTO hour_histogram (hour_s, body) VALUES (?, ?)",
-                [(hour.number * 3600, _encode_histogram(hour)) for hour in closed],
+                [(hour.number * 3600, encode_bins(hour.bins, hour.weights)) for hour in closed],
             )
 
     def stored_hours(self, first: int, last: int) -> list[Hour]:
-        """Closed hours `first` to `last`, both included, that still have their histogram."""
-        return [_read_hour(row) for row in self._connection.execute(_SELECT_HOURS, (first * 3600, last * 3600))]
+        """Closed hours `first` to `last`, both included, that still have their histogram, rising."""
+        query = f"{_SELECT_HOURS} BETWEEN ? AND ? ORDER BY hour.hour_s"
+        return _read_hours(self._connection.execute(query, (first * 3600, last * 3600)).fetchall())
+
+    def stored_hours_of(self, numbers: Sequence[int]) -> list[Hour]:
+        """These of the closed hours that still have their histogram, in no order."""
+        found: list[tuple[Any, ...]] = []
+        for start in range(0, len(numbers), _HOURS_A_QUERY):
+            part = [number * 3600 for number in numbers[start : start + _HOURS_A_QUERY]]
+            query = f"{_SELECT_HOURS} IN ({', '.join('?' * len(part))})"
+            found += self._connection.execute(query, part).fetchall()
+        return _read_hours(found)
 
     def maxima(self, first: int, end: int) -> Ints:
-        """Largest value of each metric in the hours `first` to `end` - 1."""
-        return np.array(self._connection.execute(_SELECT_MAXIMA, (first * 3600, end * 3600)).fetchone(), np.int64)
+        """Largest value of each metric in each of the hours `first` to `end` - 1: (hours, metrics), ABSENT for none."""
+        found = self._connection.execute(_SELECT_MAXIMA, (first * 3600, end * 3600)).fetchall()
+        return np.array(found, np.int64).reshape(-1, _METRIC_COUNT)
 
     def newest_row(self) -> dict[str, int] | None:
         """The newest sample by column, ABSENT where not measured, or None."""
@@ -200,6 +218,8 @@ class Store:
 def _create(path: Path, template: bytes) -> None:
     """Puts a whole, durable, empty store in place: a crash leaves either none or this."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    # Of a store that is gone: SQLite would roll it back into the new one.
+    Path(f"{path}-journal").unlink(missing_ok=True)
     fresh = path.with_suffix(".new")
     with fresh.open("wb") as file:
         file.write(template)
@@ -227,65 +247,51 @@ def _runs(numbers: Iterable[int]) -> Iterator[tuple[int, int]]:
         yield first, last
 
 
-def _hour_row(hour: Hour) -> list[int | None]:
-    covered = int(hour.totals[0])
-    seconds = hour.seconds.tolist()
-    return [
-        hour.number * 3600,
-        hour.samples,
-        covered,
-        int(hour.totals[1]),
-        *(total if known else None for total, known in zip(hour.totals[2:].tolist(), seconds, strict=True)),
-        # NULL means all of the covered seconds, which is nearly always so and takes no room.
-        *(None if known == covered else known for known in seconds),
-        *(value if value != ABSENT else None for value in hour.maxima.tolist()),
-    ]
+def gaps_of(hour: Hour) -> str | None:
+    """Metrics that were not measured in all of the covered seconds, as JSON: name -> seconds; None without any."""
+    covered = hour.totals[0]
+    if (hour.seconds == covered).all():
+        return None
+    partly = np.flatnonzero(hour.seconds != covered).tolist()
+    return json.dumps({METRICS[index].name: int(hour.seconds[index]) for index in partly})
 
 
-def _encode_histogram(hour: Hour) -> bytes:
-    """Steps between bins and weights, a byte each where they fit: a noisy hour takes about 500 bytes.
-
-    Layout: unit of the weights (u16), bytes a weight (u8), then all steps (u8), then all weights. A gap of more than
-    255 bins is bridged by bins of no weight. An hour's weights fit 16 bits whatever mix of intervals it holds: the
-    most is 65,520 s.
-    """
-    steps = np.diff(hour.bins, prepend=0)
-    weights = hour.weights
-    if len(steps) and steps.max() > _WIDEST_STEP:
-        bridges = np.maximum(steps - 1, 0) // _WIDEST_STEP
-        at = np.repeat(np.arange(len(steps)), bridges)
-        steps = np.insert(steps - bridges * _WIDEST_STEP, at, _WIDEST_STEP)
-        weights = np.insert(weights, at, 0)
-    unit = int(np.gcd.reduce(weights)) or 1
-    scaled = weights // unit
-    width = 1 if not len(scaled) or scaled.max() <= 255 else 2
-    return struct.pack("<HB", unit, width) + steps.astype("u1").tobytes() + scaled.astype(f"<u{width}").tobytes()
+def _hour_row(hour: Hour) -> list[int | str | None]:
+    known = hour.seconds > 0
+    sums, maxima = hour.totals[2:].tolist(), hour.maxima.tolist()
+    if not known.all():
+        sums = [value if is_known else None for value, is_known in zip(sums, known, strict=True)]
+        maxima = [value if is_known else None for value, is_known in zip(maxima, known, strict=True)]
+    return [hour.number * 3600, hour.samples, *hour.totals[:2].tolist(), *sums, *maxima, gaps_of(hour)]
 
 
-def _decode_histogram(body: bytes) -> tuple[Ints, Ints]:
-    """Bins and weights. Raises ValueError: damaged."""
-    try:
-        unit, width = struct.unpack_from("<HB", body)
-        count = (len(body) - 3) // (1 + width)
-        bins = np.frombuffer(body, "u1", count, 3).astype(np.int64).cumsum()
-        weights = np.frombuffer(body, f"<u{width}", count, 3 + count).astype(np.int64) * unit
-    except (struct.error, TypeError, ZeroDivisionError) as error:
-        raise ValueError(f"a histogram is damaged: {error}") from error
-    return bins[weights > 0], weights[weights > 0]
-
-
-def _read_hour(row: Sequence[int | bytes | None]) -> Hour:
-    *cells, body = row
-    numbers = np.array([ABSENT if cell is None else cell for cell in cells], np.int64)
-    sums, seconds, maxima = (numbers[4 + part * _METRIC_COUNT : 4 + (part + 1) * _METRIC_COUNT] for part in range(3))
-    assert isinstance(body, bytes)
-    bins, weights = _decode_histogram(body)
-    return Hour(
-        number=int(numbers[0]) // 3600,
-        samples=int(numbers[1]),
-        totals=np.concatenate((numbers[2:4], np.maximum(sums, 0))),
-        seconds=np.where(seconds == ABSENT, numbers[2], seconds),
-        maxima=maxima.copy(),
-        bins=bins,
-        weights=weights,
-    )
+def _read_hours(rows: Sequence[tuple[Any, ...]]) -> list[Hour]:
+    """Rows of `_SELECT_HOURS`. Raises ValueError: a histogram or the gaps are damaged."""
+    if not rows:
+        return []
+    cells = [[ABSENT if cell is None else cell for cell in row[:-2]] for row in rows]
+    numbers = np.array(cells, np.int64)
+    sums = numbers[:, 4 : 4 + _METRIC_COUNT]
+    sums[sums == ABSENT] = 0
+    seconds = np.repeat(numbers[:, 2:3], _METRIC_COUNT, axis=1)
+    hours = []
+    for index, row in enumerate(rows):
+        gaps, body = row[-2:]
+        try:
+            for name, measured_s in json.loads(gaps).items() if gaps else ():
+                seconds[index, _METRIC_NUMBER[name]] = measured_s
+        except (KeyError, AttributeError, TypeError, OverflowError) as error:
+            raise ValueError(f"an hour's gaps are damaged: {gaps!r}") from error
+        bins, weights = decode_bins(body)
+        hours.append(
+            Hour(
+                number=row[0] // 3600,
+                samples=row[1],
+                totals=numbers[index, 2 : 4 + _METRIC_COUNT],
+                seconds=seconds[index],
+                maxima=numbers[index, 4 + _METRIC_COUNT :],
+                bins=bins,
+                weights=weights,
+            )
+        )
+    return hours

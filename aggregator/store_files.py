@@ -5,9 +5,12 @@ from __future__ import annotations
 import hashlib
 import sqlite3
 from pathlib import Path
+from urllib.parse import quote
 
 from aggregator.rows import SAMPLE_COLUMNS, dequantise
 
+_DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+_NEEDS_RECOVERY = (sqlite3.SQLITE_READONLY_ROLLBACK, sqlite3.SQLITE_READONLY_RECOVERY)
 SELECT_SAMPLES = f"SELECT {', '.join(SAMPLE_COLUMNS)} FROM sample WHERE ts >= ? AND ts <= ? ORDER BY ts"
 
 
@@ -22,13 +25,36 @@ class StoreError(Exception):
 def store_path(data_dir: Path, vm_id: str) -> Path:
     """Where a VM's store lies: spread over 65,536 folders by a hash, so that no folder grows large."""
     digest = hashlib.sha256(vm_id.encode()).hexdigest()
-    return data_dir / "stores" / digest[:2] / digest[2:4] / f"{vm_id}.db"
+    return Path(f"{data_dir}/stores/{digest[:2]}/{digest[2:4]}/{vm_id}.db")
 
 
 def as_store_error(error: sqlite3.Error | OSError | ValueError) -> StoreError:
     """Tells what waiting may cure (a full disk, a lock) from what it will not (a damaged file)."""
-    curable = isinstance(error, sqlite3.OperationalError | OSError)
-    return StoreError(f"{type(error).__name__}: {error}", corrupt=not curable)
+    corrupt = isinstance(error, ValueError) or getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGED
+    return StoreError(f"{type(error).__name__}: {error}", corrupt=corrupt)
+
+
+def connect_read_only(path: Path) -> sqlite3.Connection:
+    """A connection to a store, or any SQLite file, that changes nothing that is committed; no transaction is open.
+
+    What a crash left of a transaction is rolled back first, as every writer would do; that takes the right to write.
+
+    Raises: sqlite3.Error: absent, locked or no database.
+    """
+    connection = _connect(path, "ro")
+    try:
+        connection.execute("PRAGMA schema_version")
+    except sqlite3.Error as error:
+        connection.close()
+        if error.sqlite_errorcode not in _NEEDS_RECOVERY:
+            raise
+        connection = _connect(path, "rw")
+        connection.execute("PRAGMA query_only = ON")
+    return connection
+
+
+def _connect(path: Path, mode: str) -> sqlite3.Connection:
+    return sqlite3.connect(f"file:{quote(str(path))}?mode={mode}", uri=True, isolation_level=None, timeout=10.0)
 
 
 def read_samples(path: Path, from_s: int, to_s: int) -> list[dict[str, float | int | None]]:
@@ -39,7 +65,7 @@ def read_samples(path: Path, from_s: int, to_s: int) -> list[dict[str, float | i
     if not path.exists():
         return []
     try:
-        connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=10.0)
+        connection = connect_read_only(path)
         try:
             return [dequantise(row) for row in connection.execute(SELECT_SAMPLES, (from_s, to_s))]
         finally:

@@ -18,8 +18,8 @@ HOUR_COLUMNS: tuple[str, ...] = (
     "covered_s",
     "users_s",
     *(f"{metric.name}_sum" for metric in METRICS),
-    *(f"{metric.name}_s" for metric in METRICS),
     *(f"{metric.name}_max" for metric in METRICS),
+    "gaps",
 )
 
 migrations = Migrations("fallow.store")
@@ -35,7 +35,10 @@ def _first(db: Database) -> None:
         strict=True,
     )
     db.table("hour").create(
-        dict.fromkeys(HOUR_COLUMNS, int), pk="hour_s", not_null={"samples", "covered_s", "users_s"}, strict=True
+        dict.fromkeys(HOUR_COLUMNS, int) | {"gaps": str},
+        pk="hour_s",
+        not_null={"samples", "covered_s", "users_s"},
+        strict=True,
     )
     db.table("hour_histogram").create({"hour_s": int, "body": bytes}, pk="hour_s", not_null={"body"}, strict=True)
     db.table("windows").create({"id": int, "body": bytes}, pk="id", not_null={"body"}, strict=True)

@@ -27,7 +27,8 @@ def server_context(cert: Path | None, key: Path | None) -> Any:
         ]
         if not chain:
             raise ConfigError(f"{cert}: holds no certificate")
-        private = crypto.load_privatekey(crypto.FILETYPE_PEM, read_secret(key).encode())
+        # Without a passphrase OpenSSL would ask for one on the terminal, and a daemon would wait for ever.
+        private = crypto.load_privatekey(crypto.FILETYPE_PEM, read_secret(key).encode(), passphrase=b"")
         options = CertificateOptions(
             privateKey=private,
             certificate=chain[0],

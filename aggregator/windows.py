@@ -8,12 +8,15 @@ numbers, so nothing drifts, and `rebuild` from the stored hours gives the same b
 from __future__ import annotations
 
 import struct
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from zlib import crc32
 
 import numpy as np
 import numpy.typing as npt
 
+from agent.wire import DEFAULT_INTERVAL_S
 from aggregator.histogram import SLICES, TOTAL_BINS, Floats, Ints, quantile
 from aggregator.rollup import ABSENT, Hour
 from aggregator.summary import METRICS, Figures
@@ -27,9 +30,11 @@ _RX_TOTAL = 2 + [metric.name for metric in METRICS].index("net_rx")
 _TX_TOTAL = 2 + [metric.name for metric in METRICS].index("net_tx")
 _MONDAY = 72  # 1 January 1970 was a Thursday: hour 0 is cell 72 of a week that begins on Monday
 
-_HEADER = struct.Struct("<BBHQ")  # layout version, windows, occupied bins, open hour
+# Layout version, windows, days, occupied bins, open hour, unit of the weights in seconds, bytes a weight.
+_HEADER = struct.Struct("<BBHHQIB")
+_CRC = struct.Struct("<I")  # after all else: SQLite's own checks let most flipped bits pass
+_U16_MAX = 65_535
 _LAYOUT = 1
-_DAY = np.dtype([("day", "<u4"), ("rx_bytes", "<u8"), ("tx_bytes", "<u8")])
 
 
 def profile_cell(hour: int) -> int:
@@ -42,29 +47,27 @@ class Windows:
     """Running sums of one VM's closed hours.
 
     Attributes:
-        days: length of each window.
+        days: length of each window, rising.
         open_hour: number of the newest hour, which is not in the sums.
         totals: (windows, TOTALS).
         maxima: (windows, metrics), ABSENT where nothing was measured.
+        holders: (windows, metrics) closed hours that reach the maximum; 0 once they have all left, which makes it
+            stale: read it from the store again.
         profile_s, profile_cpu: (168,) covered seconds and CPU x seconds of the last 28 days.
         daily: day number -> [received, sent] bytes.
-        stale: (windows, metrics) maxima whose hour has left and that must be read from the store again.
     """
 
     days: tuple[int, ...]
     open_hour: int
     totals: Ints
     maxima: Ints
+    holders: Ints
     profile_s: Ints
     profile_cpu: Ints
     daily: dict[int, list[int]]
-    stale: npt.NDArray[np.bool_] = field(init=False)
     # Occupied bins with their seconds a window, as read; dense only once an hour closes: most flushes only read.
     _sparse: tuple[Ints, Ints] | None = None
     _dense: Ints | None = None
-
-    def __post_init__(self) -> None:
-        self.stale = np.zeros(self.maxima.shape, bool)
 
     @classmethod
     def empty(cls, days: tuple[int, ...], open_hour: int) -> Windows:
@@ -74,6 +77,7 @@ class Windows:
             open_hour,
             np.zeros((len(days), TOTALS), np.int64),
             np.full((len(days), len(METRICS)), ABSENT, np.int64),
+            np.zeros((len(days), len(METRICS)), np.int64),
             np.zeros(PROFILE_HOURS, np.int64),
             np.zeros(PROFILE_HOURS, np.int64),
             {},
@@ -95,6 +99,15 @@ class Windows:
             counts[:, bins] = weights
         elif self._dense is not None and self._dense is not counts:
             counts[:] = self._dense
+
+    def stale(self) -> list[int]:
+        """Indexes of windows of which some maximum has left."""
+        return np.flatnonzero(((self.holders == 0) & (self.maxima != ABSENT)).any(axis=1)).tolist()
+
+    def renew_maxima(self, window: int, hours: Ints) -> None:
+        """Takes a window's maxima from those of its closed hours, (hours, metrics)."""
+        self.maxima[window] = hours.max(axis=0, initial=ABSENT)
+        self.holders[window] = ((hours == self.maxima[window]) & (hours != ABSENT)).sum(axis=0)
 
     def first_hour(self, window: int) -> int:
         """Number of the oldest hour in a window."""
@@ -120,33 +133,34 @@ class Windows:
             added: hours that are closed from now on.
         """
         again = set(replaced)
+        kept = self._windows_of(new_open_hour - self.open_hour - 1)  # the others are emptied as a whole
         for number, hour in old.items():
-            mask = [
-                window
-                for window, days in enumerate(self.days)
-                if self.first_hour(window) <= number < self.open_hour
-                and (number in again or number <= new_open_hour - 24 * days)
-                and new_open_hour - self.open_hour < 24 * days
-            ]
-            self._apply(hour, mask, -1)
-            in_profile = self.open_hour - 24 * PROFILE_DAYS < number < self.open_hour
-            leaves = number in again or number <= new_open_hour - 24 * PROFILE_DAYS
+            if number >= self.open_hour:
+                continue
+            holding = max(kept, self._windows_of(self.open_hour - 1 - number))
+            keeping = holding if number in again else self._windows_of(new_open_hour - 1 - number)
+            if number in again:
+                self._apply(hour, slice(holding, None), -1)
+                self._apply_daily(hour, -1)
+            else:
+                self._apply(hour, slice(holding, max(holding, keeping)), -1)
+            in_profile = self.open_hour - number < 24 * PROFILE_DAYS
+            leaves = number in again or new_open_hour - number >= 24 * PROFILE_DAYS
             if in_profile and leaves and new_open_hour - self.open_hour < 24 * PROFILE_DAYS:
                 self._apply_profile(hour, -1)
-            if number in again:
-                self._apply_daily(hour, -1)
         self._forget(new_open_hour)
         self.open_hour = new_open_hour
         for hour in added:
-            mask = [
-                window for window in range(len(self.days)) if self.first_hour(window) <= hour.number < new_open_hour
-            ]
-            self._apply(hour, mask, 1)
-            if new_open_hour - 24 * PROFILE_DAYS < hour.number < new_open_hour:
+            self._apply(hour, slice(self._windows_of(new_open_hour - 1 - hour.number), None), 1)
+            if new_open_hour - hour.number < 24 * PROFILE_DAYS:
                 self._apply_profile(hour, 1)
             self._apply_daily(hour, 1)
         oldest_day = new_open_hour // 24 - DAILY_DAYS
         self.daily = {day: both for day, both in self.daily.items() if day > oldest_day}
+
+    def _windows_of(self, age_hours: int) -> int:
+        """Index of the shortest window that holds an hour which ended so many hours before the open one."""
+        return bisect_left(self.days, (age_hours + 2) / 24)
 
     def _forget(self, new_open_hour: int) -> None:
         """Empties what the move leaves behind as a whole, rather than subtracting it hour by hour."""
@@ -156,21 +170,19 @@ class Windows:
                 self.totals[window] = 0
                 self.maxima[window] = ABSENT
                 self.counts[window] = 0
-                self.stale[window] = False
+                self.holders[window] = 0
         if moved >= 24 * PROFILE_DAYS:
             self.profile_s[:] = 0
             self.profile_cpu[:] = 0
 
-    def _apply(self, hour: Hour, windows: list[int], sign: int) -> None:
-        for window in windows:
-            self.totals[window] += sign * hour.totals
-            self.counts[window][hour.bins] += sign * hour.weights
-            reached = hour.maxima >= self.maxima[window]
-            if sign > 0:
-                self.stale[window] &= ~reached
-                np.maximum(self.maxima[window], hour.maxima, out=self.maxima[window])
-            else:
-                self.stale[window] |= reached & (hour.maxima > 0)
+    def _apply(self, hour: Hour, windows: slice, sign: int) -> None:
+        self.totals[windows] += sign * hour.totals
+        self.counts[windows][:, hour.bins] += sign * hour.weights
+        maxima, holders = self.maxima[windows], self.holders[windows]
+        if sign > 0:
+            holders[hour.maxima > maxima] = 0
+            np.maximum(maxima, hour.maxima, out=maxima)
+        holders[(hour.maxima == maxima) & (maxima != ABSENT)] += sign
 
     def _apply_profile(self, hour: Hour, sign: int) -> None:
         cell = profile_cell(hour.number)
@@ -185,49 +197,53 @@ class Windows:
     def encode(self) -> bytes:
         """The sums as bytes: kept in the store, and in the fleet database as evidence."""
         occupied = np.flatnonzero(self.counts.any(axis=0))
-        days = np.array([(day, *both) for day, both in sorted(self.daily.items())], dtype=_DAY)
-        return b"".join(
+        weights = self.counts[:, occupied]
+        # Seconds are multiples of the usual interval: in that unit they nearly always fit two bytes.
+        unit = DEFAULT_INTERVAL_S if not (weights % DEFAULT_INTERVAL_S).any() else 1
+        width = 2 if not len(occupied) or weights.max() // unit <= _U16_MAX else 4
+        daily = np.array([(day, *both) for day, both in sorted(self.daily.items())], "<i8")
+        numbers = (self.days, self.totals, self.maxima, self.holders, self.profile_s, self.profile_cpu, daily)
+        body = b"".join(
             (
-                _HEADER.pack(_LAYOUT, len(self.days), len(occupied), self.open_hour),
-                np.array(self.days, "<u2").tobytes(),
-                self.totals.astype("<i8").tobytes(),
-                self.maxima.astype("<i8").tobytes(),
-                self.profile_s.astype("<u4").tobytes(),
-                self.profile_cpu.astype("<u8").tobytes(),
-                struct.pack("<H", len(days)),
-                days.tobytes(),
+                _HEADER.pack(_LAYOUT, len(self.days), len(self.daily), len(occupied), self.open_hour, unit, width),
+                np.concatenate([np.ravel(part) for part in numbers]).astype("<i8").tobytes(),
                 occupied.astype("<u2").tobytes(),
-                self.counts[:, occupied].astype("<u4").tobytes(),
+                (weights // unit).astype(f"<u{width}").tobytes(),
             )
         )
+        return body + _CRC.pack(crc32(body))
 
     @classmethod
     def decode(cls, body: bytes) -> Windows:
         """Raises ValueError: not bytes that `encode` of this version made."""
         try:
-            layout, count, occupied, open_hour = _HEADER.unpack_from(body)
+            if _CRC.pack(crc32(body[: -_CRC.size])) != body[-_CRC.size :]:
+                raise ValueError("window sums are damaged: their checksum differs")
+            layout, count, days, occupied, open_hour, unit, width = _HEADER.unpack_from(body)
             if layout != _LAYOUT:
                 raise ValueError(f"window sums of layout {layout}; this version reads {_LAYOUT}")
-            at = _HEADER.size
-
-            def take(kind: str | np.dtype[np.void], items: int) -> npt.NDArray[np.generic]:
-                nonlocal at
-                array = np.frombuffer(body, kind, items, at)
-                at += array.nbytes
-                return array
-
-            days = tuple(int(value) for value in take("<u2", count))
-            windows = cls.empty(days, open_hour)
-            windows.totals[:] = take("<i8", count * TOTALS).reshape(count, TOTALS)
-            windows.maxima[:] = take("<i8", count * len(METRICS)).reshape(count, len(METRICS))
-            windows.profile_s[:] = take("<u4", PROFILE_HOURS)
-            windows.profile_cpu[:] = take("<u8", PROFILE_HOURS)
-            daily = take(_DAY, int(take("<u2", 1)[0]))
-            windows.daily = {int(day): [int(received), int(sent)] for day, received, sent in daily}
-            bins = take("<u2", occupied).astype(np.int64)
-            windows._sparse = bins, take("<u4", count * occupied).reshape(count, occupied).astype(np.int64)
-        except (struct.error, IndexError) as error:
-            raise ValueError(f"window sums are cut short: {error}") from error
+            shapes = (1, TOTALS, len(METRICS), len(METRICS))
+            sizes = [*(count * width for width in shapes), PROFILE_HOURS, PROFILE_HOURS, 3 * days]
+            at = _HEADER.size + 8 * sum(sizes)
+            block = np.frombuffer(body, "<i8", sum(sizes), _HEADER.size).astype(np.int64)
+            parts = np.split(block, np.cumsum(sizes)[:-1])
+            bins = np.frombuffer(body, "<u2", occupied, at).astype(np.int64)
+            weights = np.frombuffer(body, f"<u{width}", count * occupied, at + 2 * occupied).astype(np.int64)
+        except (struct.error, IndexError, TypeError) as error:
+            raise ValueError(f"window sums are damaged: {error}") from error
+        if occupied and bins[-1] >= TOTAL_BINS:
+            raise ValueError(f"window sums are damaged: there is no bin {bins[-1]}")
+        windows = cls(
+            days=tuple(parts[0].tolist()),
+            open_hour=open_hour,
+            totals=parts[1].reshape(count, TOTALS),
+            maxima=parts[2].reshape(count, len(METRICS)),
+            holders=parts[3].reshape(count, len(METRICS)),
+            profile_s=parts[4],
+            profile_cpu=parts[5],
+            daily={day: [received, sent] for day, received, sent in parts[6].reshape(days, 3).tolist()},
+        )
+        windows._sparse = bins, weights.reshape(count, occupied) * unit
         return windows
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
@@ -48,6 +49,8 @@ class FlushWorker:
         self._settings = settings
         self._template = store_schema.template()
         self._histogram_retention_s = 86400.0 * (max(*settings.windows_days, DAILY_DAYS) + _MARGIN_DAYS)
+        # An hour that is subtracted from the profile must still be there, however short the windows are.
+        self._hour_retention_s = max(settings.hour_retention_s, self._histogram_retention_s)
 
     def flush(self, shares: Sequence[Taken], *, now_s: float, may_forget: bool) -> ChunkResult:
         """Stores every share; one VM's broken store never keeps another's rows.
@@ -68,12 +71,13 @@ class FlushWorker:
             self._roll_up(works)
             done: list[tuple[_Work, Windows, bytes | None, Summary]] = []
             inserted = duplicates = conflicts = 0
-            for work in works:
+            for index in range(len(works)):
                 try:
-                    finished = self._write(work, now_s, may_forget)
-                except (sqlite3.Error, OSError, ValueError) as error:
-                    result.failures[work.share.vm_id] = str(as_store_error(error))
+                    finished = self._write_or_replace(works, index, now_s, may_forget, result.lost_stores)
+                except StoreError as error:
+                    result.failures[works[index].share.vm_id] = str(error)
                     continue
+                work = works[index]
                 if finished is not None:
                     done.append((work, *finished))
                 inserted += work.inserted
@@ -99,10 +103,18 @@ class FlushWorker:
             trouble = as_store_error(error)
             if not trouble.corrupt or "newer than this program" in str(error):
                 raise trouble from error
-        # Damaged for good: keep the file for a person, start anew, and say so in the summary.
+        return self._replace(share, rows, now_s, lost_stores)
+
+    def _replace(self, share: Taken, rows: Ints, now_s: float, lost_stores: dict[str, str]) -> _Work:
+        """Damaged for good: keeps the file for a person, starts anew, and says so in the summary. Raises StoreError."""
+        path = store_path(self._settings.data_dir, share.vm_id)
         aside = path.with_suffix(f".damaged-{int(now_s)}")
         try:
             path.rename(aside)
+            # Left behind, it would be rolled back into the new store.
+            journal = Path(f"{path}-journal")
+            if journal.exists():
+                journal.rename(f"{aside}-journal")
             work = self._read(Store(path, share.vm_id, self._template), share, rows)
             work.store.mark_replaced(now_s)
         except (sqlite3.Error, OSError) as error:
@@ -114,7 +126,9 @@ class FlushWorker:
         try:
             windows = store.windows()
             if windows is not None and windows.days != self._settings.windows_days:
-                hours = store.stored_hours(windows.open_hour - 24 * max(self._settings.windows_days), windows.open_hour)
+                # The profile and the daily totals reach back further than short windows.
+                reach = 24 * max(*self._settings.windows_days, DAILY_DAYS)
+                hours = store.stored_hours(windows.open_hour - reach, windows.open_hour)
                 windows = rebuild(self._settings.windows_days, windows.open_hour, hours)
             new, repeated = _by_time(rows)
             touched = set(rollup.hours_of(new).tolist())
@@ -154,6 +168,25 @@ class FlushWorker:
         for index, hour in rollup.roll_up(owner, np.concatenate([work.merged for work in works])):
             works[index].hours[hour.number] = hour
 
+    def _write_or_replace(
+        self, works: list[_Work], index: int, now_s: float, may_forget: bool, lost_stores: dict[str, str]
+    ) -> tuple[Windows, bytes | None, Summary] | None:
+        """`_write` of one VM; a store that shows only now to be damaged gives way to a new one. Raises StoreError."""
+        work = works[index]
+        try:
+            return self._write(work, now_s, may_forget)
+        except (sqlite3.Error, OSError, ValueError) as error:
+            trouble = as_store_error(error)
+            if not trouble.corrupt:
+                raise trouble from error
+        work.store.close()
+        anew = works[index] = self._replace(work.share, rollup.quantise(work.share.rows), now_s, lost_stores)
+        self._roll_up([anew])
+        try:
+            return self._write(anew, now_s, may_forget)
+        except (sqlite3.Error, OSError, ValueError) as error:
+            raise as_store_error(error) from error
+
     def _write(self, work: _Work, now_s: float, may_forget: bool) -> tuple[Windows, bytes | None, Summary] | None:
         """Writes hours and windows, commits; None for a VM that has never had a row."""
         store, windows, days = work.store, work.windows, self._settings.windows_days
@@ -169,15 +202,14 @@ class FlushWorker:
         moved = open_hour > windows.open_hour
         if closed or moved:
             replaced = [hour.number for hour in closed if hour.number < windows.open_hour]
-            due = [*windows.expiring(open_hour), *((number, number) for number in replaced)]
-            old = {hour.number: hour for first, last in due for hour in store.stored_hours(first, last)}
+            due = {number for first, last in windows.expiring(open_hour) for number in range(first, last + 1)}
+            old = {hour.number: hour for hour in store.stored_hours_of(sorted(due.union(replaced)))}
             windows.advance(open_hour, old, replaced, closed)
         store.save_hours(list(work.hours.values()), open_hour)
         evidence = None
         if closed or moved or work.windows is None:
-            for window in np.flatnonzero(windows.stale.any(axis=1)).tolist():
-                windows.maxima[window] = store.maxima(windows.first_hour(window), open_hour)
-                windows.stale[window] = False
+            for window in windows.stale():
+                windows.renew_maxima(window, store.maxima(windows.first_hour(window), open_hour))
             evidence = windows.encode()
             store.save_windows(evidence)
         store.add_conflicts(work.conflicts)
@@ -197,7 +229,7 @@ class FlushWorker:
                 store.forget_before(
                     raw_s=raw_s,
                     histograms_s=reference_s - self._histogram_retention_s,
-                    hours_s=reference_s - self._settings.hour_retention_s,
+                    hours_s=reference_s - self._hour_retention_s,
                 )
         flags = flags_of(
             work.share.skew_s, identity_conflict=work.share.identity_conflict, replaced=bool(facts.replaced)

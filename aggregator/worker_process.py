@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import os
 import signal
+import threading
+from multiprocessing.connection import wait
 from typing import TYPE_CHECKING
 
 from aggregator.summary import ChunkResult, Taken, WorkerSettings
@@ -22,9 +25,18 @@ def initialise(settings: WorkerSettings) -> None:
 
     # Ctrl-C reaches the whole process group; only the aggregator decides when its workers end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     with contextlib.suppress(OSError):
         os.nice(5)  # an ack must never wait for a flush
     _worker = FlushWorker(settings)
+
+
+def _end_with_parent() -> None:
+    # A worker holds both ends of the pipe that it waits on, so that it would never notice a killed aggregator.
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)
 
 
 def flush_chunk(shares: list[Taken], now_s: float, may_forget: bool) -> ChunkResult:

@@ -1,0 +1,380 @@
+"""Verifies what is on disk: that each store agrees with itself, the fleet database with the stores, and that the
+journal can be read. Changes nothing, and may run beside the daemon: a store is read as of one moment.
+
+Hours are computed again from the raw rows that are still there, windows again from the stored hours; a bit that
+flipped in a store mostly shows there, while SQLite's own check passes most of them.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+
+from aggregator import rollup, store_schema
+from aggregator.histogram import SLICES
+from aggregator.journal_format import JournalError, SegmentScanner, segment_number
+from aggregator.record import RecordError, decode_record
+from aggregator.rollup import Hour
+from aggregator.store import Store, gaps_of
+from aggregator.store_files import as_store_error, connect_read_only, store_path
+from aggregator.summary import METRICS
+from aggregator.windows import DAILY_DAYS, Windows, rebuild
+
+_HOURS_AT_A_TIME = 31 * 24  # bounds memory where raw rows are kept for a year
+_MOST_PROBLEMS = 20  # of one store; the rest is counted
+_READ_BYTES = 1 << 20
+_SELECT_HOURS = f"SELECT {', '.join(store_schema.HOUR_COLUMNS)} FROM hour WHERE hour_s >= ? AND hour_s <= ?"  # noqa: S608
+_SELECT_FACTS = (
+    "SELECT (SELECT count(*) FROM sample), (SELECT min(ts) FROM sample), (SELECT max(ts) FROM sample), "
+    "(SELECT count(*) FROM hour), conflicts, replaced_s, vm_id FROM store WHERE id = 1"
+)
+
+HourCells = Mapping[str, int | None]
+
+
+@dataclass(frozen=True, slots=True)
+class StoreFacts:
+    """What a store holds.
+
+    Attributes:
+        size_bytes: of the file.
+        first_s, newest_s: ts of the oldest and newest raw row, None without any.
+        hours: rollups.
+        conflicts: samples refused because another with their ts was first.
+        replaced_s: when it took the place of a damaged store, None if it never did.
+    """
+
+    vm: str
+    path: str
+    size_bytes: int
+    rows: int
+    first_s: int | None
+    newest_s: int | None
+    hours: int
+    conflicts: int
+    replaced_s: int | None
+    schema_version: int
+
+
+@dataclass(slots=True)
+class JournalFacts:
+    """What the journal holds.
+
+    Attributes:
+        damaged: runs of bytes that are no record; each hides one record or more.
+        torn_bytes: after the last record of the newest segment: a write under way, or cut off by a crash.
+    """
+
+    segments: int = 0
+    records: int = 0
+    samples: int = 0
+    damaged: int = 0
+    torn_bytes: int = 0
+    problems: list[str] = field(default_factory=list)
+
+
+def list_stores(data_dir: Path) -> dict[str, Path]:
+    """The path of each VM's store, by id. Raises OSError: the folders cannot be read."""
+    found = {path.name.removesuffix(".db"): path for path in (data_dir / "stores").glob("*/*/*.db")}
+    return dict(sorted(found.items()))
+
+
+def read_facts(path: Path, vm_id: str) -> StoreFacts:
+    """Raises StoreError: absent, unreadable or not a store."""
+    try:
+        with closing(connect_read_only(path)) as connection:
+            connection.execute("BEGIN")
+            rows, first_s, newest_s, hours, conflicts, replaced_s, _ = _facts_row(connection)
+            version = connection.execute("PRAGMA user_version").fetchone()[0]
+        size_bytes = path.stat().st_size
+    except (sqlite3.Error, OSError, ValueError) as error:
+        raise as_store_error(error) from error
+    return StoreFacts(
+        vm=vm_id,
+        path=str(path),
+        size_bytes=size_bytes,
+        rows=rows,
+        first_s=first_s,
+        newest_s=newest_s,
+        hours=hours,
+        conflicts=conflicts,
+        replaced_s=replaced_s,
+        schema_version=version,
+    )
+
+
+def verify_store(path: Path, vm_id: str, *, quick: bool = False) -> list[str]:
+    """What is wrong with a store, in words; empty if nothing is.
+
+    Args:
+        quick: leave out computing hours and windows again.
+    """
+    if not path.exists():
+        return ["there is no store"]
+    problems: list[str] = []
+    try:
+        with closing(connect_read_only(path)) as connection:
+            connection.execute("BEGIN")
+            problems.extend(_verify_file(connection, vm_id))
+            if not problems and not quick:
+                problems.extend(_verify_content(connection, vm_id))
+    except (sqlite3.Error, OSError, ValueError) as error:
+        problems.append(f"cannot be read: {as_store_error(error)}")
+    surplus = len(problems) - _MOST_PROBLEMS
+    return problems if surplus <= 0 else [*problems[:_MOST_PROBLEMS], f"and {surplus} more problems"]
+
+
+def _facts_row(connection: sqlite3.Connection) -> tuple[int, int | None, int | None, int, int, int | None, str | None]:
+    found: tuple[int, int | None, int | None, int, int, int | None, str | None] | None
+    found = connection.execute(_SELECT_FACTS).fetchone()
+    if found is None:
+        raise ValueError("its table `store` is empty")
+    return found
+
+
+def _verify_file(connection: sqlite3.Connection, vm_id: str) -> Iterator[str]:
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    if version != store_schema.SCHEMA_VERSION:
+        yield f"has schema {version}; this program reads {store_schema.SCHEMA_VERSION}"
+        return
+    for (line,) in connection.execute("PRAGMA quick_check(5)"):
+        if line != "ok":
+            yield f"SQLite: {line}"
+    owner = _facts_row(connection)[-1]
+    if owner not in (None, vm_id):
+        yield f"says that it belongs to {owner}"
+
+
+def _verify_content(connection: sqlite3.Connection, vm_id: str) -> Iterator[str]:
+    _, first_s, newest_s, *_ = _facts_row(connection)
+    if first_s is None or newest_s is None:
+        return
+    store = Store.over(connection, vm_id)
+    open_hour = (newest_s - 1) // 3600
+    for begin in range((first_s - 1) // 3600, open_hour + 1, _HOURS_AT_A_TIME):
+        last = min(begin + _HOURS_AT_A_TIME - 1, open_hour)
+        table = store.rows_of_hours(range(begin, last + 1))
+        expected = {hour.number: hour for _, hour in rollup.roll_up(np.zeros(len(table), np.int64), table)}
+        rows = connection.execute(_SELECT_HOURS, (begin * 3600, last * 3600)).fetchall()
+        cells = {row[0] // 3600: dict(zip(store_schema.HOUR_COLUMNS, row, strict=True)) for row in rows}
+        histograms = {hour.number: hour for hour in store.stored_hours(begin, last)}
+        yield from compare_hours(expected, cells, histograms, open_hour)
+    windows = store.windows()
+    if windows is None:
+        yield "has rows but no window sums"
+    elif windows.open_hour != open_hour:
+        yield f"the window sums end before hour {_name(windows.open_hour)}, the newest row is in {_name(open_hour)}"
+    else:
+        oldest = open_hour - 24 * max(*windows.days, DAILY_DAYS)
+        yield from compare_windows(windows, rebuild(windows.days, open_hour, store.stored_hours(oldest, open_hour - 1)))
+
+
+def compare_hours(
+    expected: Mapping[int, Hour], cells: Mapping[int, HourCells], histograms: Mapping[int, Hour], open_hour: int
+) -> Iterator[str]:
+    """How stored hours differ from those that raw rows give, all by their number.
+
+    Args:
+        cells: rows of the table `hour`, by column.
+        histograms: stored hours that have a histogram.
+        open_hour: the newest; it has none yet, and older ones may have outlived theirs.
+    """
+    for number in sorted(expected.keys() | cells.keys()):
+        hour, stored = expected.get(number), cells.get(number)
+        if hour is None:
+            yield f"hour {_name(number)}: a rollup, but no raw rows"
+        elif stored is None:
+            yield f"hour {_name(number)}: raw rows, but no rollup"
+        else:
+            wrong = [name for name, value in hour_cells(hour).items() if stored.get(name) != value]
+            if wrong:
+                yield f"hour {_name(number)}: the rollup differs from its raw rows in {', '.join(wrong)}"
+            yield from _compare_histogram(hour, histograms.get(number), open_hour)
+
+
+def _compare_histogram(hour: Hour, stored: Hour | None, open_hour: int) -> Iterator[str]:
+    if hour.number == open_hour:
+        return
+    if stored is None:
+        if hour.number > open_hour - 24 * DAILY_DAYS:
+            yield f"hour {_name(hour.number)}: its histogram is missing"
+    elif not (np.array_equal(stored.bins, hour.bins) and np.array_equal(stored.weights, hour.weights)):
+        yield f"hour {_name(hour.number)}: the histogram differs from its raw rows"
+
+
+def hour_cells(hour: Hour) -> dict[str, int | str | None]:
+    """What the table `hour` must hold of an hour, as docs/stores.md says it."""
+    cells: dict[str, int | str | None] = {
+        "hour_s": hour.number * 3600,
+        "samples": hour.samples,
+        "covered_s": int(hour.totals[0]),
+        "users_s": int(hour.totals[1]),
+        "gaps": gaps_of(hour),
+    }
+    for index, metric in enumerate(METRICS):
+        measured_s = int(hour.seconds[index])
+        cells[f"{metric.name}_sum"] = int(hour.totals[2 + index]) if measured_s else None
+        cells[f"{metric.name}_max"] = int(hour.maxima[index]) if measured_s else None
+    return cells
+
+
+def compare_windows(stored: Windows, rebuilt: Windows) -> Iterator[str]:
+    """How stored window sums differ from those rebuilt from hours, both of the same days and open hour.
+
+    The maximum of a metric that a window does not hold at all means nothing and is not compared.
+    """
+    for window, days in enumerate(stored.days):
+        if not np.array_equal(stored.totals[window], rebuilt.totals[window]):
+            yield f"window of {days} d: the sums differ from those of its hours"
+        if not np.array_equal(stored.counts[window], rebuilt.counts[window]):
+            yield f"window of {days} d: the histogram differs from that of its hours"
+        wrong = [
+            part.metric.name
+            for index, part in enumerate(SLICES)
+            if rebuilt.counts[window, part.start : part.stop].any()
+            and stored.maxima[window, index] != rebuilt.maxima[window, index]
+        ]
+        if wrong:
+            yield f"window of {days} d: the maximum differs from that of its hours in {', '.join(wrong)}"
+    if not np.array_equal(stored.profile_s, rebuilt.profile_s) or not np.array_equal(
+        stored.profile_cpu, rebuilt.profile_cpu
+    ):
+        yield "the hour-of-week profile differs from its hours"
+    if stored.daily != rebuilt.daily:
+        yield "the daily totals differ from their hours"
+
+
+def _name(hour: int) -> str:
+    return datetime.fromtimestamp(hour * 3600, UTC).strftime("%Y-%m-%dT%H:%MZ")
+
+
+def newest_in_store(path: Path) -> int | None:
+    """`ts` of a store's newest row; None without rows or where the store cannot be read."""
+    try:
+        with closing(connect_read_only(path)) as connection:
+            newest_s: int | None = connection.execute("SELECT max(ts) FROM sample").fetchone()[0]
+            return newest_s
+    except sqlite3.Error:
+        return None
+
+
+def compare_summaries(
+    before: Mapping[str, int | None],
+    summaries: Mapping[str, int],
+    after: Mapping[str, int | None],
+    owed: Collection[str],
+) -> dict[str, str]:
+    """VM → how its summary differs from its store.
+
+    Args:
+        before, after: newest row of each store, read before and after the summaries: a daemon may be at work.
+        summaries: newest row as the fleet database has it.
+        owed: VMs whose summary is known to be still unwritten.
+    """
+    problems: dict[str, str] = {}
+    for vm_id in sorted(before.keys() | summaries.keys()):
+        earliest_s, latest_s, summary_s = before.get(vm_id), after.get(vm_id), summaries.get(vm_id)
+        if vm_id in owed:
+            continue
+        if summary_s is None:
+            if earliest_s is not None:
+                problems[vm_id] = "has rows but no summary in the fleet database"
+        elif latest_s is None:
+            problems[vm_id] = "has a summary in the fleet database but no readable rows"
+        elif not (earliest_s or 0) <= summary_s <= latest_s:
+            problems[vm_id] = f"the newest row is of {latest_s}, the fleet database says {summary_s}"
+    return problems
+
+
+def verify_summaries(
+    data_dir: Path,
+    vm_ids: Collection[str],
+    *,
+    read_summaries: Callable[[], Mapping[str, int]],
+    read_owed: Callable[[], Collection[str]],
+    pause: Callable[[], object],
+) -> dict[str, str]:
+    """VM → how its summary differs from its store; as `compare_summaries`, of `vm_ids` alone.
+
+    Args:
+        pause: called before doubtful VMs are looked at again, since a flush may be between store and summary.
+    """
+
+    def compare(wanted: Collection[str]) -> dict[str, str]:
+        def newest() -> dict[str, int | None]:
+            return {vm_id: newest_in_store(store_path(data_dir, vm_id)) for vm_id in wanted}
+
+        before, owed = newest(), read_owed()
+        summaries = {vm_id: newest_s for vm_id, newest_s in read_summaries().items() if vm_id in before}
+        return compare_summaries(before, summaries, newest(), owed)
+
+    problems = compare(vm_ids)
+    if problems:
+        pause()
+        problems = compare(problems)
+    return problems
+
+
+def verify_journal(directory: Path) -> JournalFacts:
+    """Reads every record of the journal, beside the daemon if need be; a segment that goes meanwhile is left out."""
+    facts = JournalFacts()
+    numbers = {
+        number: path
+        for path in (directory.iterdir() if directory.is_dir() else ())
+        if (number := segment_number(path.name)) is not None
+    }
+    for number, path in sorted(numbers.items()):
+        try:
+            _verify_segment(path, facts, is_newest=number == max(numbers))
+        except FileNotFoundError:
+            continue
+        except (OSError, JournalError) as error:
+            facts.problems.append(f"{path.name}: {error}")
+        facts.segments += 1
+    return facts
+
+
+def _verify_segment(path: Path, facts: JournalFacts, *, is_newest: bool) -> None:
+    scanner = SegmentScanner(str(path))
+    with path.open("rb") as file:
+        while data := file.read(_READ_BYTES):
+            _count_records(path, scanner.feed(data), facts)
+    _count_records(path, scanner.finish(), facts)
+    damaged = scanner.damaged
+    if is_newest:
+        facts.torn_bytes += scanner.tail_bytes
+    else:
+        damaged += scanner.tail_bytes > 0
+    if damaged:
+        facts.problems.append(f"{path.name}: {damaged} damaged places, each of one record or more")
+    facts.damaged += damaged
+
+
+def _count_records(path: Path, payloads: Sequence[bytes], facts: JournalFacts) -> None:
+    for payload in payloads:
+        try:
+            push, _ = decode_record(payload)
+        except RecordError as error:
+            facts.problems.append(f"{path.name}: {error}")
+            continue
+        facts.records += 1
+        facts.samples += push.count
+
+
+@dataclass(frozen=True, slots=True)
+class CheckReport:
+    """What a check found. `problems`: VM → what is wrong with it, in words."""
+
+    stores: int
+    problems: Mapping[str, Sequence[str]]
+    journal: JournalFacts
+
+    @property
+    def is_sound(self) -> bool:
+        return not self.problems and not self.journal.problems

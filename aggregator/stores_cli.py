@@ -1,0 +1,270 @@
+"""`fallow-aggregator stores`, `check`, `backup` and `restore`: looking after what is on disk.
+
+What does the work loads when a command needs it, so that `--help` and the daemon's workers stay light.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from agent.settings import ConfigError
+from aggregator.config import default_data_dir
+from aggregator.vms_cli import (
+    DEFAULT_DATA_DIR,
+    EXIT_FAILED,
+    Command,
+    _complain,
+    _data_dir,
+    _guarded,
+    _parse_vm,
+    _say,
+    _say_table,
+    _time_text,
+    _typed,
+)
+
+if TYPE_CHECKING:
+    from aggregator.check import CheckReport
+
+_PROGRESS_EVERY_S = 0.2
+_LOOK_AGAIN_S = 1.0  # longer than a flush takes from the stores of a chunk to their summaries
+_STORE_COLUMNS = ("VM", "BYTES", "ROWS", "FIRST", "NEWEST", "HOURS", "CONFLICTS", "SCHEMA", "PATH")
+
+
+def add_parsers(subparsers: Any) -> None:
+    """Adds `stores`, `check`, `backup` and `restore` to what `argparse.ArgumentParser.add_subparsers` returned.
+
+    Each sets `command`: parsed options → exit code.
+    """
+    stores = _add(
+        subparsers, "stores", _stores, "list the stores and what they hold", "fallow-aggregator stores --json"
+    )
+    stores.add_argument("--json", action="store_true", help="print a JSON object: stores, unreadable, totals")
+    stores.add_argument("--vm", type=_typed(_parse_vm), action="append", metavar="ID", help="this VM only; may repeat")
+
+    check = _add(
+        subparsers,
+        "check",
+        _check,
+        "verify stores, summaries and journal; changes nothing; exit 1 if anything is wrong",
+        "fallow-aggregator check --quick\n  fallow-aggregator check 6f9c2b1e-0c52-4bd5-a8f5-7cbb1d7f5a01",
+    )
+    check.add_argument("vms", metavar="VM", nargs="*", type=_typed(_parse_vm), help="these VMs only; default all")
+    check.add_argument("--json", action="store_true", help="print a JSON object")
+    check.add_argument("--fleet-url", metavar="URL", help="fleet database, as in run (SQLite in the data directory)")
+    check.add_argument("--quick", action="store_true", help="do not recompute hours and windows from raw rows")
+
+    backup = _add(
+        subparsers,
+        "backup",
+        _backup,
+        "copy the data directory while the daemon may run",
+        "fallow-aggregator backup /srv/backup/fallow-2026-11-21",
+    )
+    backup.add_argument("target", metavar="DIR", type=Path, help="absent or empty; gets secrets, so mode 0700")
+
+    restore = _add(
+        subparsers,
+        "restore",
+        _restore,
+        "put a backup into an empty data directory",
+        "fallow-aggregator restore /srv/backup/fallow-2026-11-21 --data /var/lib/fallow",
+    )
+    restore.add_argument("backup", metavar="BACKUP", type=Path, help="what `backup` made")
+
+
+def _add(subparsers: Any, name: str, command: Command, summary: str, examples: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        name,
+        help=summary,
+        description=f"{summary[0].upper()}{summary[1:]}.",
+        epilog=f"examples:\n  {examples}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--data", type=Path, metavar="DIR", help=f"data directory (environment FALLOW_DATA, else {DEFAULT_DATA_DIR})"
+    )
+    parser.set_defaults(command=partial(_guarded, command))
+    return parser
+
+
+def _stores(options: argparse.Namespace) -> int:
+    from aggregator.check import list_stores, read_facts  # noqa: PLC0415
+    from aggregator.store_files import StoreError, store_path  # noqa: PLC0415
+
+    data_dir = _data_dir(options)
+    paths = {vm_id: store_path(data_dir, vm_id) for vm_id in options.vm} if options.vm else list_stores(data_dir)
+    found, unreadable = [], {}
+    with _progress("stores read") as progress:
+        for index, (vm_id, path) in enumerate(paths.items()):
+            progress(index, len(paths))
+            try:
+                found.append(read_facts(path, vm_id))
+            except StoreError as error:
+                unreadable[vm_id] = str(error)
+    totals = {
+        "stores": len(found),
+        "size_bytes": sum(facts.size_bytes for facts in found),
+        "rows": sum(facts.rows for facts in found),
+        "hours": sum(facts.hours for facts in found),
+        "conflicts": sum(facts.conflicts for facts in found),
+    }
+    if options.json:
+        _say(json.dumps({"stores": [asdict(facts) for facts in found], "unreadable": unreadable, "totals": totals}))
+    else:
+        cells: list[tuple[str, ...]] = [
+            (
+                *(facts.vm, str(facts.size_bytes), str(facts.rows), _time_text(facts.first_s)),
+                *(_time_text(facts.newest_s), str(facts.hours), str(facts.conflicts), str(facts.schema_version)),
+                facts.path,
+            )
+            for facts in found
+        ]
+        _say_table(_STORE_COLUMNS, cells)
+        _say(
+            "total: {stores} stores, {size_bytes} bytes, {rows} rows, {hours} hours, {conflicts} conflicts".format(
+                **totals
+            )
+        )
+        _complain(*(f"{vm_id}: {why}" for vm_id, why in unreadable.items()))
+    return EXIT_FAILED if unreadable else 0
+
+
+def _check(options: argparse.Namespace) -> int:
+    from aggregator.check import CheckReport, list_stores, verify_journal, verify_store  # noqa: PLC0415
+    from aggregator.store_files import store_path  # noqa: PLC0415
+
+    data_dir = _data_dir(options)
+    summaries = _summaries(data_dir, options.fleet_url)
+    paths = list_stores(data_dir)
+    vm_ids = options.vms or sorted(paths.keys() | (summaries() if summaries else {}).keys())
+    problems: dict[str, list[str]] = {}
+    with _progress("stores checked") as progress:
+        for index, vm_id in enumerate(vm_ids):
+            progress(index, len(vm_ids))
+            found = verify_store(store_path(data_dir, vm_id), vm_id, quick=options.quick)
+            lies_at = paths.get(vm_id, store_path(data_dir, vm_id))
+            if lies_at != store_path(data_dir, vm_id):
+                found.append(f"lies at {lies_at}, where nothing looks for it")
+            if found:
+                problems[vm_id] = found
+    if summaries is None:
+        _complain(f"{data_dir}: holds no fleet database, so summaries were not compared (see --fleet-url)")
+    else:
+        for vm_id, problem in _summary_problems(data_dir, vm_ids, summaries).items():
+            problems.setdefault(vm_id, []).append(problem)
+    report = CheckReport(len(vm_ids), problems, verify_journal(data_dir / "journal"))
+    _say_report(report, as_json=options.json)
+    return 0 if report.is_sound else EXIT_FAILED
+
+
+def _summaries(data_dir: Path, fleet_url: str | None) -> Callable[[], dict[str, int]] | None:
+    """Reads the newest row of each VM as the fleet database has it; None where there is no such database."""
+    import sqlalchemy as sa  # noqa: PLC0415
+
+    from aggregator.fleet import vm_summary  # noqa: PLC0415
+    from aggregator.fleet_db import FILE_NAME, open_fleet_read_only, reading  # noqa: PLC0415
+
+    if fleet_url is None and not (data_dir / FILE_NAME).exists():
+        return None
+    engine = open_fleet_read_only(fleet_url, data_dir)
+
+    def read() -> dict[str, int]:
+        with reading(engine) as connection:
+            rows = connection.execute(sa.select(vm_summary.c.vm_id, vm_summary.c.newest_s)).all()
+        engine.dispose()
+        return {row[0]: row[1] for row in rows}
+
+    return read
+
+
+def _summary_problems(data_dir: Path, vm_ids: list[str], read: Callable[[], dict[str, int]]) -> dict[str, str]:
+    from aggregator.check import verify_summaries  # noqa: PLC0415
+    from aggregator.pending import PendingSummaries  # noqa: PLC0415
+
+    return verify_summaries(
+        data_dir,
+        vm_ids,
+        read_summaries=read,
+        read_owed=lambda: PendingSummaries(data_dir / "summaries.pending").vm_ids,
+        pause=lambda: time.sleep(_LOOK_AGAIN_S),
+    )
+
+
+def _say_report(report: CheckReport, *, as_json: bool) -> None:
+    if as_json:
+        _say(json.dumps({"sound": report.is_sound, **asdict(report)}))
+        return
+    for vm_id, problems in report.problems.items():
+        for problem in problems:
+            _say(f"{vm_id}: {problem}")
+    journal = report.journal
+    for problem in journal.problems:
+        _say(f"journal: {problem}")
+    _say(
+        f"checked {report.stores} stores, {len(report.problems)} with problems; journal: {journal.segments} segments, "
+        f"{journal.records} records, {journal.samples} samples, {journal.damaged} damaged places"
+    )
+
+
+def _backup(options: argparse.Namespace) -> int:
+    from aggregator.backup import BackupError, back_up  # noqa: PLC0415
+    from aggregator.fleet_db import FILE_NAME  # noqa: PLC0415
+
+    data_dir = _data_dir(options)
+    try:
+        with _progress("stores copied") as progress:
+            copied = back_up(data_dir, options.target, now_s=time.time(), progress=progress)
+    except BackupError as error:
+        _complain(*error.problems)
+        return EXIT_FAILED
+    if not (data_dir / FILE_NAME).exists():
+        _complain(f"{data_dir}: holds no fleet database; where it lies elsewhere, back it up there")
+    _complain(*copied.problems)
+    _say(f"copied {copied.stores} stores, {len(copied.files)} files, {copied.size_bytes} bytes to {options.target}")
+    return EXIT_FAILED if copied.problems else 0
+
+
+def _restore(options: argparse.Namespace) -> int:
+    from aggregator.backup import BackupError, restore  # noqa: PLC0415
+
+    data_dir = options.data or default_data_dir()
+    if data_dir.exists() and not data_dir.is_dir():
+        raise ConfigError(f"--data: {data_dir} is not a directory")
+    try:
+        with _progress("files restored") as progress:
+            copied = restore(options.backup, data_dir, progress=progress)
+    except BackupError as error:
+        _complain(*error.problems)
+        return EXIT_FAILED
+    _complain(*(f"the backup lacks {problem}" for problem in copied.problems))
+    _say(f"restored {copied.stores} stores, {len(copied.files)} files, {copied.size_bytes} bytes to {data_dir}")
+    return 0
+
+
+@contextmanager
+def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A line on a terminal that counts: called with (done, of all); gone when the work is."""
+    stream, shown_s = sys.stderr, 0.0
+
+    def show(done: int, of_all: int) -> None:
+        nonlocal shown_s
+        if stream.isatty() and time.monotonic() - shown_s >= _PROGRESS_EVERY_S:
+            shown_s = time.monotonic()
+            stream.write(f"\r{done} of {of_all} {what}\x1b[K")
+            stream.flush()
+
+    try:
+        yield show
+    finally:
+        if shown_s:
+            stream.write("\r\x1b[K")

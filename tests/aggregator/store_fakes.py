@@ -1,0 +1,119 @@
+"""Rows, shares and flushes for the tests of the stores."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from hypothesis import strategies as st
+
+from agent.sample import FIELDS, Unit
+from aggregator.histogram import Ints
+from aggregator.rollup import ABSENT
+from aggregator.rows import NAN, ROW, SAMPLE_COLUMNS
+from aggregator.store_files import store_path
+from aggregator.summary import METRICS, ChunkResult, Taken, WorkerSettings
+from aggregator.worker import FlushWorker
+
+HOUR_S = 3600
+DAY_S = 86400
+# A Monday, 00:00 UTC.
+START_S = 1_699_833_600
+WINDOWS = (1, 3, 7)
+
+Row = dict[str, int]
+
+
+def packed_row(ts: int, *, interval_s: int = 60, **figures: float) -> bytes:
+    """One packed row; figures in wire names and units. What is not given was not measured."""
+    given = {"cpu_busy_ratio": 0.1, "mem_total_bytes": 1 << 30, "mem_used_bytes": 1 << 29, **figures}
+    return ROW.pack(ts, interval_s, *(given.get(field.name, NAN) for field in FIELDS))
+
+
+def minutes(first: int, count: int, *, interval_s: int = 60, **figures: float) -> bytes:
+    """`count` rows one after the other, the first with ts `first`."""
+    return b"".join(packed_row(first + step * interval_s, interval_s=interval_s, **figures) for step in range(count))
+
+
+def table_of(rows: Iterable[Mapping[str, int]]) -> Ints:
+    """Rows by column as the integers of a store; what a row lacks is ABSENT."""
+    cells = [[row.get(column, ABSENT) for column in SAMPLE_COLUMNS] for row in rows]
+    return np.array(cells, np.int64).reshape(len(cells), len(SAMPLE_COLUMNS))
+
+
+def packed(row: Row) -> bytes:
+    """A row by column as it comes in a push."""
+    values = (row[field.column] * field.unit.quantum if field.column in row else NAN for field in FIELDS)
+    return ROW.pack(row["ts"], row["interval_s"], *values)
+
+
+_LARGEST = {
+    Unit.RATIO: 100_000,
+    Unit.BYTES: 1 << 24,
+    Unit.BYTES_PER_S: 1 << 20,  # exact in a float, so that what is pushed is what a store must hold
+    Unit.COUNT: 100,
+    Unit.LOAD: 10_000,
+    Unit.CPU_S: 100_000,
+}
+_OPTIONAL = [field for field in FIELDS if not field.required]
+
+
+@st.composite
+def rows_at(draw: st.DrawFn, ts: int, interval_s: int) -> Row:
+    """A row by column at a time, with any optional figures absent."""
+    row = {"ts": ts, "interval_s": interval_s, "cpu_busy": draw(st.integers(0, 100_000))}
+    row["mem_total"] = draw(st.integers(1, 1 << 24))
+    row["mem_used"] = draw(st.integers(0, row["mem_total"]))
+    for field in draw(st.lists(st.sampled_from(_OPTIONAL), unique_by=lambda field: field.column)):
+        row[field.column] = draw(st.integers(0, _LARGEST[field.unit]))
+    return row
+
+
+def naive_values(row: Mapping[str, int]) -> dict[str, int | None]:
+    """Each metric of one row in its quanta, as the docstrings say and with nothing but Python."""
+
+    def ratio(part: str, whole: str) -> int | None:
+        if part not in row or row.get(whole, 0) <= 0:
+            return None
+        return min((row[part] * 10_000 + row[whole] // 2) // row[whole], 10_000)
+
+    def both(first: str, second: str) -> int | None:
+        return row[first] + row[second] if first in row and second in row else None
+
+    values: dict[str, int | None] = {metric.name: row.get(metric.name) for metric in METRICS}
+    values["mem_used"] = ratio("mem_used", "mem_total")
+    values["disk_used"] = ratio("disk_used", "disk_total")
+    values["disk_io"] = both("disk_read", "disk_write")
+    values["net_io"] = both("net_rx", "net_tx")
+    return values
+
+
+def settings(data_dir: Path, **changes: Any) -> WorkerSettings:
+    """Short windows, so that they fill, and retention that is out of the way."""
+    values: dict[str, Any] = {
+        "data_dir": data_dir,
+        "windows_days": WINDOWS,
+        "raw_retention_s": 100.0 * DAY_S,
+        "hour_retention_s": 400.0 * DAY_S,
+        **changes,
+    }
+    return WorkerSettings(**values)
+
+
+def share(vm_id: str, rows: bytes, **changes: Any) -> Taken:
+    """A VM's part of a flush."""
+    return Taken(vm_id, rows, 0, 0.0, 0.0, identity_conflict=False)._replace(**changes)
+
+
+def flush(worker: FlushWorker, *shares: Taken, now_s: float = START_S, may_forget: bool = True) -> ChunkResult:
+    """One flush of these VMs."""
+    return worker.flush(shares, now_s=now_s, may_forget=may_forget)
+
+
+def fill(data_dir: Path, vm_id: str, rows: bytes, **changes: Any) -> Path:
+    """A store that holds these rows; returns its path."""
+    result = flush(FlushWorker(settings(data_dir, **changes)), share(vm_id, rows))
+    assert not result.failures
+    return store_path(data_dir, vm_id)
