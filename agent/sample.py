@@ -58,7 +58,7 @@ class Field:
 
 
 _MAX_BYTES = float(2**53)  # exact in a double: 8 PiB
-_MAX_BYTES_PER_S = 1e13  # 80 Tbit/s
+_MAX_BYTES_PER_S = 1e12  # 8 Tbit/s; 50 days of twice that, in bytes, still fit 64 bits
 
 FIELDS: tuple[Field, ...] = (
     Field(name="cpu_busy_ratio", column="cpu_busy", unit=Unit.RATIO, maximum=1.0, required=True),

@@ -21,7 +21,7 @@ from agent.settings import (
 from aggregator.summary import WINDOWS_DAYS
 
 _DAY_S = 86400.0
-_MAX_WINDOW_DAYS = 400
+_MAX_WINDOW_DAYS = 50  # sums of bytes over a window fit 64 bits at the largest rate the wire allows
 _MAX_WINDOWS = 16
 _MAX_DURATION_S = 100 * 365 * _DAY_S
 _MAX_BATCH_SAMPLES = 20_000  # what is acknowledged must fit into one record of the journal, 2 MiB

@@ -23,7 +23,7 @@ Floats = npt.NDArray[np.float64]
 
 _UNIT = struct.Struct("<H")
 _RATIO_LIMIT = 1.0
-_RATE_LIMIT = 2e13  # the sum of two rates at the wire's maximum
+_RATE_LIMIT = 2e12  # the sum of two rates at the wire's maximum
 
 
 def _edges(metric: Metric) -> Ints:

@@ -53,6 +53,10 @@ _SELECT_MAXIMA = (
 )
 
 
+_SELECT_FORGOTTEN = (
+    "SELECT hour_s FROM hour WHERE hour_s BETWEEN ? AND ? "
+    "AND NOT EXISTS (SELECT 1 FROM sample WHERE ts > hour_s AND ts <= hour_s + 3600)"
+)
 _SELECT_FACTS = (
     "SELECT conflicts, replaced_s IS NOT NULL, (SELECT min(ts) FROM sample), (SELECT min(hour_s) FROM hour) "
     "FROM store WHERE id = 1"
@@ -186,6 +190,11 @@ class Store:
             query = f"{_SELECT_HOURS} IN ({', '.join('?' * len(part))})"
             found += self._connection.execute(query, part).fetchall()
         return _read_hours(found)
+
+    def forgotten_hours(self, first: int, last: int) -> list[int]:
+        """Hours `first` to `last` that have a rollup but no raw rows any more."""
+        found = self._connection.execute(_SELECT_FORGOTTEN, (first * 3600, last * 3600))
+        return [hour_s // 3600 for (hour_s,) in found]
 
     def maxima(self, first: int, end: int) -> Ints:
         """Largest value of each metric in each of the hours `first` to `end` - 1: (hours, metrics), ABSENT for none."""

@@ -131,6 +131,8 @@ class FlushWorker:
                 hours = store.stored_hours(windows.open_hour - reach, windows.open_hour)
                 windows = rebuild(self._settings.windows_days, windows.open_hour, hours)
             new, repeated = _by_time(rows)
+            if windows is not None and len(new):
+                new = self._without_forgotten(store, windows, new)
             touched = set(rollup.hours_of(new).tolist())
             if windows is not None:
                 touched.add(windows.open_hour)
@@ -159,6 +161,18 @@ class FlushWorker:
             duplicates=len(met_again) - conflicts,
             conflicts=conflicts + share.conflicts,
         )
+
+    def _without_forgotten(self, store: Store, windows: Windows, new: Ints) -> Ints:
+        """Rows without those of hours whose raw rows were deleted by age.
+
+        Only a replayed journal brings such rows, and they were stored before: the rollup of their hour stays whole.
+        """
+        oldest_kept = windows.open_hour - int(self._settings.raw_retention_s) // 3600
+        hours = rollup.hours_of(new)
+        if hours[0] > oldest_kept:
+            return new
+        forgotten = store.forgotten_hours(int(hours[0]), oldest_kept)
+        return new[~np.isin(hours, forgotten)] if forgotten else new
 
     @staticmethod
     def _roll_up(works: Sequence[_Work]) -> None:
@@ -212,6 +226,8 @@ class FlushWorker:
                 windows.renew_maxima(window, store.maxima(windows.first_hour(window), open_hour))
             evidence = windows.encode()
             store.save_windows(evidence)
+        elif not work.share.rows:
+            evidence = windows.encode()  # a summary that is owed is owed whole
         store.add_conflicts(work.conflicts)
         newest = (
             dict(zip(SAMPLE_COLUMNS, work.newest.tolist(), strict=True))
