@@ -55,8 +55,8 @@ class AdminSources:
             Called in any thread.
         samples: (vm, from_s, to_s) → samples of the wire with from_s ≤ ts ≤ to_s, store and buffer merged. Blocks;
             called in any thread.
-        flush: starts a flush, or waits for the one that runs; fires with its figures. This and what follows is called
-            in the reactor's thread.
+        flush: all_figures → starts a flush, or waits for the one that runs; fires with what it did. This and what
+            follows is called in the reactor's thread.
         metrics: the Prometheus text.
         store_path: where a VM's store lies.
         forgotten: told of a VM that was forgotten, before its store is deleted: what memory holds of it goes too.
@@ -65,7 +65,7 @@ class AdminSources:
     catalogue: Catalogue
     live: Callable[[float], list[dict[str, object]]]
     samples: Callable[[str, int, int], list[dict[str, object]]]
-    flush: Callable[[], Deferred[Mapping[str, object]]]
+    flush: Callable[[bool], Deferred[Mapping[str, object]]]
     metrics: Callable[[], bytes]
     store_path: Callable[[str], Path]
     forgotten: Callable[[str], None] = lambda _vm: None
@@ -206,8 +206,11 @@ class _Routes:
         return Answer(200, await self._in_thread(encode))
 
     async def flush(self, query: Query) -> Answer:
-        _check_names(query)
-        return Answer(200, msgspec.json.encode(await self._sources.flush()))
+        _check_names(query, "figures")
+        wanted = query.get("figures", "all")
+        if wanted not in ("all", "due"):
+            raise _wrong(f"figures: {wanted[:100]!r} is neither all nor due")
+        return Answer(200, msgspec.json.encode(await self._sources.flush(wanted == "all")))
 
     def _in_thread(self, work: Callable[[], T]) -> Deferred[T]:
         return deferToThreadPool(self._reactor, self._reactor.getThreadPool(), work)

@@ -104,6 +104,7 @@ class Flusher:
         self._chunk_vms = chunk_vms
         self._running = False
         self._waiting: list[Deferred[FlushReport]] = []
+        self._figures_due: set[str] = set()  # stored since their figures were last read
         self.replayed_through: int | None = None
         self.totals = FlushTotals()
         self.stores_failing: str | None = None
@@ -119,30 +120,35 @@ class Flusher:
             self.totals.overruns += 1
             self._log.warn("the last flush is still running: this one is left out")
             return
-        self.flush().addErrback(lambda failure: self._log.failure("flush failed", failure))
+        self.flush(all_figures=False).addErrback(lambda failure: self._log.failure("flush failed", failure))
 
-    def flush(self) -> Deferred[FlushReport]:
-        """Flushes all that is acknowledged when it begins; while one runs, waits for it and then flushes again."""
+    def flush(self, *, all_figures: bool = True) -> Deferred[FlushReport]:
+        """Flushes all that is acknowledged when it begins; while one runs, waits for it and then flushes again.
+
+        Args:
+            all_figures: brings the figures of every window up to the newest sample. Else those of a VM are read anew
+                when an hour closes, in its first day, and once it has fallen silent.
+        """
         waiter: Deferred[FlushReport] = Deferred()
         if self._running:
             self._waiting.append(waiter)
             return waiter
-        self._begin([waiter])
+        self._begin([waiter], all_figures)
         return waiter
 
-    def _begin(self, waiters: list[Deferred[FlushReport]]) -> None:
+    def _begin(self, waiters: list[Deferred[FlushReport]], all_figures: bool) -> None:
         def finished(outcome: FlushReport | Failure) -> None:
             self._running = False
             if self._waiting:
                 following, self._waiting = self._waiting, []
-                self._begin(following)
+                self._begin(following, all_figures=True)
             for waiter in waiters:
                 waiter.callback(outcome)
 
         self._running = True
-        Deferred.fromCoroutine(self._run()).addBoth(finished)
+        Deferred.fromCoroutine(self._run(all_figures)).addBoth(finished)
 
-    async def _run(self) -> FlushReport:
+    async def _run(self, all_figures: bool) -> FlushReport:
         began_s = self._clock()
         rotated: Deferred[int] = Deferred()
         self._journal.rotate(rotated.callback)
@@ -154,14 +160,14 @@ class Flusher:
         report = FlushReport()
         now_s = self._clock()
         may_forget = self._clock_is_trusted()
-        everyone = sorted(self._owed.union(owing))
+        everyone = sorted(self._owed.union(self._figures_due, owing))
         shares: list[list[str]] = [[] for _ in range(self._workers.partitions)]
         for vm_id in everyone:
             shares[partition_of(vm_id, len(shares))].append(vm_id)
         # All of them end before this flush does: the next one may not take what another still stores.
         ended: list[tuple[bool, object]] = await DeferredList(
             [
-                Deferred.fromCoroutine(self._flush_partition(number, vm_ids, now_s, may_forget, report))
+                Deferred.fromCoroutine(self._flush_partition(number, vm_ids, all_figures, now_s, may_forget, report))
                 for number, vm_ids in enumerate(shares)
             ],
             consumeErrors=True,
@@ -175,9 +181,9 @@ class Flusher:
         return report
 
     async def _flush_partition(
-        self, number: int, vm_ids: list[str], now_s: float, may_forget: bool, report: FlushReport
+        self, number: int, vm_ids: list[str], all_figures: bool, now_s: float, may_forget: bool, report: FlushReport
     ) -> None:
-        for chunk in self._chunks(vm_ids):
+        for chunk in self._chunks(vm_ids, all_figures):
             result = await self._submit(number, chunk, now_s, may_forget)
             for share in chunk:
                 if share.vm_id not in result.failures:
@@ -192,6 +198,8 @@ class Flusher:
                 self._log.error(
                     "the store of {vm_id} was damaged: moved to {aside}, a new one begun", vm_id=vm_id, aside=aside
                 )
+            for summary in result.summaries:
+                (self._figures_due.discard if summary.figures else self._figures_due.add)(summary.vm_id)
             written = [summary.vm_id for summary in result.summaries]
             try:
                 await self._write_summaries(result.summaries)
@@ -202,12 +210,13 @@ class Flusher:
                 self._owed.update(written)
                 self._log.warn("{n} summaries wait for the fleet database: {error}", n=len(written), error=error)
 
-    def _chunks(self, vm_ids: list[str]) -> Iterator[list[Taken]]:
+    def _chunks(self, vm_ids: list[str], all_figures: bool) -> Iterator[list[Taken]]:
         chunk: list[Taken] = []
         size = 0
         for vm_id in vm_ids:
             share = self._buffer.taken(vm_id)
             if share is None:
+                self._figures_due.discard(vm_id)
                 if vm_id not in self._owed:
                     continue  # forgotten meanwhile
                 # Owes a summary from before a restart and has not pushed since: its store knows the rest.
@@ -215,7 +224,9 @@ class Flusher:
             if chunk and (len(chunk) >= self._chunk_vms or size + len(share.rows) > CHUNK_ROWS * ROW_BYTES):
                 yield chunk
                 chunk, size = [], 0
-            chunk.append(share)
+            # What the fleet database missed may have been the figures of an hour that closed then.
+            wants_figures = all_figures or vm_id in self._owed
+            chunk.append(share._replace(wants_figures=True) if wants_figures else share)
             size += len(share.rows)
         if chunk:
             yield chunk

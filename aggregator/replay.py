@@ -53,7 +53,7 @@ async def replay_journal(
             if records % _TURN == 0:
                 await pause(0.0)
             while buffer.fullness >= _FLUSH_AT and not is_stopping():
-                report = await flusher.flush()
+                report = await flusher.flush(all_figures=False)
                 if report.failures:
                     await pause(_RETRY_S)
             if is_stopping():

@@ -289,7 +289,7 @@ class AggregatorService(Service):
         if under_pressure or waited_s > _LATE_INTERVALS * self._config.flush_interval_s:
             self._tick()
 
-    def _flush_now(self) -> Deferred[Mapping[str, object]]:
+    def _flush_now(self, all_figures: bool) -> Deferred[Mapping[str, object]]:
         def as_mapping(report: FlushReport) -> Mapping[str, object]:
             return {
                 "vms": report.vms,
@@ -301,7 +301,7 @@ class AggregatorService(Service):
                 "seconds": round(report.seconds, 3),
             }
 
-        return self._flusher.flush().addCallback(as_mapping)
+        return self._flusher.flush(all_figures=all_figures).addCallback(as_mapping)
 
     def _write_summaries(self, summaries: Sequence[Summary]) -> Deferred[None]:
         now_s = self._clock()

@@ -58,7 +58,8 @@ _SELECT_FORGOTTEN = (
     "AND NOT EXISTS (SELECT 1 FROM sample WHERE ts > hour_s AND ts <= hour_s + 3600)"
 )
 _SELECT_FACTS = (
-    "SELECT conflicts, replaced_s IS NOT NULL, (SELECT min(ts) FROM sample), (SELECT min(hour_s) FROM hour) "
+    "SELECT conflicts, replaced_s IS NOT NULL, (SELECT min(ts) FROM sample), "
+    "(SELECT min(hour_s) / 3600 FROM hour), (SELECT max(hour_s) / 3600 FROM hour) "
     "FROM store WHERE id = 1"
 )
 
@@ -70,13 +71,14 @@ class Facts(NamedTuple):
         conflicts: samples refused ever because another with their ts was first.
         replaced: it took the place of a damaged store (0 or 1).
         oldest_ts: of the raw rows, None without any.
-        oldest_hour_s: start of the oldest hour that it remembers.
+        oldest_hour, newest_hour: numbers of the first and last hour that it remembers, None without any.
     """
 
     conflicts: int
     replaced: int
     oldest_ts: int | None
-    oldest_hour_s: int | None
+    oldest_hour: int | None
+    newest_hour: int | None
 
 
 class Store:

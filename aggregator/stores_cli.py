@@ -12,24 +12,22 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agent.settings import ConfigError
-from aggregator.config import default_data_dir
-from aggregator.vms_cli import (
-    DEFAULT_DATA_DIR,
+from aggregator.cli import (
     EXIT_FAILED,
-    Command,
-    _complain,
-    _data_dir,
-    _guarded,
-    _parse_vm,
-    _say,
-    _say_table,
-    _time_text,
-    _typed,
+    add_command,
+    add_fleet_url,
+    chosen_data_dir,
+    complain,
+    existing_data_dir,
+    parse_vm,
+    say,
+    say_table,
+    time_text,
+    typed,
 )
 
 if TYPE_CHECKING:
@@ -45,25 +43,26 @@ def add_parsers(subparsers: Any) -> None:
 
     Each sets `command`: parsed options → exit code.
     """
-    stores = _add(
+    stores = add_command(
         subparsers, "stores", _stores, "list the stores and what they hold", "fallow-aggregator stores --json"
     )
     stores.add_argument("--json", action="store_true", help="print a JSON object: stores, unreadable, totals")
-    stores.add_argument("--vm", type=_typed(_parse_vm), action="append", metavar="ID", help="this VM only; may repeat")
+    stores.add_argument("--vm", type=typed(parse_vm), action="append", metavar="ID", help="this VM only; may repeat")
 
-    check = _add(
+    check = add_command(
         subparsers,
         "check",
         _check,
         "verify stores, summaries and journal; changes nothing; exit 1 if anything is wrong",
-        "fallow-aggregator check --quick\n  fallow-aggregator check 6f9c2b1e-0c52-4bd5-a8f5-7cbb1d7f5a01",
+        "fallow-aggregator check --quick",
+        "fallow-aggregator check 6f9c2b1e-0c52-4bd5-a8f5-7cbb1d7f5a01",
     )
-    check.add_argument("vms", metavar="VM", nargs="*", type=_typed(_parse_vm), help="these VMs only; default all")
+    check.add_argument("vms", metavar="VM", nargs="*", type=typed(parse_vm), help="these VMs only; default all")
     check.add_argument("--json", action="store_true", help="print a JSON object")
-    check.add_argument("--fleet-url", metavar="URL", help="fleet database, as in run (SQLite in the data directory)")
+    add_fleet_url(check)
     check.add_argument("--quick", action="store_true", help="do not recompute hours and windows from raw rows")
 
-    backup = _add(
+    backup = add_command(
         subparsers,
         "backup",
         _backup,
@@ -72,7 +71,7 @@ def add_parsers(subparsers: Any) -> None:
     )
     backup.add_argument("target", metavar="DIR", type=Path, help="absent or empty; gets secrets, so mode 0700")
 
-    restore = _add(
+    restore = add_command(
         subparsers,
         "restore",
         _restore,
@@ -82,26 +81,11 @@ def add_parsers(subparsers: Any) -> None:
     restore.add_argument("backup", metavar="BACKUP", type=Path, help="what `backup` made")
 
 
-def _add(subparsers: Any, name: str, command: Command, summary: str, examples: str) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = subparsers.add_parser(
-        name,
-        help=summary,
-        description=f"{summary[0].upper()}{summary[1:]}.",
-        epilog=f"examples:\n  {examples}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "--data", type=Path, metavar="DIR", help=f"data directory (environment FALLOW_DATA, else {DEFAULT_DATA_DIR})"
-    )
-    parser.set_defaults(command=partial(_guarded, command))
-    return parser
-
-
 def _stores(options: argparse.Namespace) -> int:
     from aggregator.check import list_stores, read_facts  # noqa: PLC0415
     from aggregator.store_files import StoreError, store_path  # noqa: PLC0415
 
-    data_dir = _data_dir(options)
+    data_dir = existing_data_dir(options)
     paths = {vm_id: store_path(data_dir, vm_id) for vm_id in options.vm} if options.vm else list_stores(data_dir)
     found, unreadable = [], {}
     with _progress("stores read") as progress:
@@ -119,23 +103,23 @@ def _stores(options: argparse.Namespace) -> int:
         "conflicts": sum(facts.conflicts for facts in found),
     }
     if options.json:
-        _say(json.dumps({"stores": [asdict(facts) for facts in found], "unreadable": unreadable, "totals": totals}))
+        say(json.dumps({"stores": [asdict(facts) for facts in found], "unreadable": unreadable, "totals": totals}))
     else:
         cells: list[tuple[str, ...]] = [
             (
-                *(facts.vm, str(facts.size_bytes), str(facts.rows), _time_text(facts.first_s)),
-                *(_time_text(facts.newest_s), str(facts.hours), str(facts.conflicts), str(facts.schema_version)),
+                *(facts.vm, str(facts.size_bytes), str(facts.rows), time_text(facts.first_s)),
+                *(time_text(facts.newest_s), str(facts.hours), str(facts.conflicts), str(facts.schema_version)),
                 facts.path,
             )
             for facts in found
         ]
-        _say_table(_STORE_COLUMNS, cells)
-        _say(
+        say_table(_STORE_COLUMNS, cells)
+        say(
             "total: {stores} stores, {size_bytes} bytes, {rows} rows, {hours} hours, {conflicts} conflicts".format(
                 **totals
             )
         )
-        _complain(*(f"{vm_id}: {why}" for vm_id, why in unreadable.items()))
+        complain(*(f"{vm_id}: {why}" for vm_id, why in unreadable.items()))
     return EXIT_FAILED if unreadable else 0
 
 
@@ -143,7 +127,7 @@ def _check(options: argparse.Namespace) -> int:
     from aggregator.check import CheckReport, list_stores, verify_journal, verify_store  # noqa: PLC0415
     from aggregator.store_files import store_path  # noqa: PLC0415
 
-    data_dir = _data_dir(options)
+    data_dir = existing_data_dir(options)
     summaries = _summaries(data_dir, options.fleet_url)
     paths = list_stores(data_dir)
     vm_ids = options.vms or sorted(paths.keys() | (summaries() if summaries else {}).keys())
@@ -158,7 +142,7 @@ def _check(options: argparse.Namespace) -> int:
             if found:
                 problems[vm_id] = found
     if summaries is None:
-        _complain(f"{data_dir}: holds no fleet database, so summaries were not compared (see --fleet-url)")
+        complain(f"{data_dir}: holds no fleet database, so summaries were not compared (see --fleet-url)")
     else:
         for vm_id, problem in _summary_problems(data_dir, vm_ids, summaries).items():
             problems.setdefault(vm_id, []).append(problem)
@@ -202,15 +186,15 @@ def _summary_problems(data_dir: Path, vm_ids: list[str], read: Callable[[], dict
 
 def _say_report(report: CheckReport, *, as_json: bool) -> None:
     if as_json:
-        _say(json.dumps({"sound": report.is_sound, **asdict(report)}))
+        say(json.dumps({"sound": report.is_sound, **asdict(report)}))
         return
     for vm_id, problems in report.problems.items():
         for problem in problems:
-            _say(f"{vm_id}: {problem}")
+            say(f"{vm_id}: {problem}")
     journal = report.journal
     for problem in journal.problems:
-        _say(f"journal: {problem}")
-    _say(
+        say(f"journal: {problem}")
+    say(
         f"checked {report.stores} stores, {len(report.problems)} with problems; journal: {journal.segments} segments, "
         f"{journal.records} records, {journal.samples} samples, {journal.damaged} damaged places"
     )
@@ -220,34 +204,34 @@ def _backup(options: argparse.Namespace) -> int:
     from aggregator.backup import BackupError, back_up  # noqa: PLC0415
     from aggregator.fleet_db import FILE_NAME  # noqa: PLC0415
 
-    data_dir = _data_dir(options)
+    data_dir = existing_data_dir(options)
     try:
         with _progress("stores copied") as progress:
             copied = back_up(data_dir, options.target, now_s=time.time(), progress=progress)
     except BackupError as error:
-        _complain(*error.problems)
+        complain(*error.problems)
         return EXIT_FAILED
     if not (data_dir / FILE_NAME).exists():
-        _complain(f"{data_dir}: holds no fleet database; where it lies elsewhere, back it up there")
-    _complain(*copied.problems)
-    _say(f"copied {copied.stores} stores, {len(copied.files)} files, {copied.size_bytes} bytes to {options.target}")
+        complain(f"{data_dir}: holds no fleet database; where it lies elsewhere, back it up there")
+    complain(*copied.problems)
+    say(f"copied {copied.stores} stores, {len(copied.files)} files, {copied.size_bytes} bytes to {options.target}")
     return EXIT_FAILED if copied.problems else 0
 
 
 def _restore(options: argparse.Namespace) -> int:
     from aggregator.backup import BackupError, restore  # noqa: PLC0415
 
-    data_dir = options.data or default_data_dir()
+    data_dir = chosen_data_dir(options)
     if data_dir.exists() and not data_dir.is_dir():
         raise ConfigError(f"--data: {data_dir} is not a directory")
     try:
         with _progress("files restored") as progress:
             copied = restore(options.backup, data_dir, progress=progress)
     except BackupError as error:
-        _complain(*error.problems)
+        complain(*error.problems)
         return EXIT_FAILED
-    _complain(*(f"the backup lacks {problem}" for problem in copied.problems))
-    _say(f"restored {copied.stores} stores, {len(copied.files)} files, {copied.size_bytes} bytes to {data_dir}")
+    complain(*(f"the backup lacks {problem}" for problem in copied.problems))
+    say(f"restored {copied.stores} stores, {len(copied.files)} files, {copied.size_bytes} bytes to {data_dir}")
     return 0
 
 

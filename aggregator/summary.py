@@ -74,6 +74,7 @@ class Taken(NamedTuple):
         conflicts: samples refused in memory because another with their ts was first.
         received_s: when the newest push came.
         skew_s: received - sent of it.
+        wants_figures: figures are wanted though no hour closed.
     """
 
     vm_id: str
@@ -82,6 +83,7 @@ class Taken(NamedTuple):
     received_s: float
     skew_s: float
     identity_conflict: bool
+    wants_figures: bool = False
 
 
 class Figures(NamedTuple):

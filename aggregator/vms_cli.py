@@ -7,32 +7,35 @@ from __future__ import annotations
 
 import argparse
 import http.client
-import os
-import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from agent.settings import ConfigError, parse_count, parse_duration_s, parse_host_port, read_secret
-from agent.wire import is_vm_id
+from aggregator.cli import (
+    EXIT_FAILED,
+    Command,
+    add_command,
+    add_fleet_url,
+    complain,
+    existing_data_dir,
+    parse_vm,
+    say,
+    say_table,
+    time_text,
+    typed,
+)
 from aggregator.vms_csv import COLUMNS, parse_mail, parse_text
 
 if TYPE_CHECKING:
     from aggregator.catalogue import Catalogue, VmRecord
 
-DEFAULT_DATA_DIR = "/var/lib/fallow"
 MAX_TTL_S = 366 * 86_400.0
 MAX_USES = 1_000_000
-EXIT_FAILED, EXIT_USAGE, EXIT_UNREACHABLE = 1, 2, 69
 _PAGE = 1_000
 _ANSWER_TIMEOUT_S = 60.0
-
-T = TypeVar("T")
-Command = Callable[[argparse.Namespace], int]
 
 
 def add_parsers(subparsers: Any) -> None:
@@ -47,12 +50,12 @@ def add_parsers(subparsers: Any) -> None:
         "print a token that lets agents enrol",
         "fallow-aggregator join-token --uses 20 --ttl 2h --owner web-team --mail web@example.org --tag shop",
     )
-    join.add_argument("--uses", type=_typed(_parse_uses), default=1, metavar="N", help="enrolments it is good for (1)")
-    join.add_argument("--ttl", type=_typed(_parse_ttl_s), default="24h", help="how long it lives (24h)")
-    join.add_argument("--name", type=_typed(parse_text), help="display name of the VM that uses it")
-    join.add_argument("--owner", type=_typed(parse_text), help="owner of the VMs that use it")
-    join.add_argument("--mail", type=_typed(parse_mail), help="where their owner is written to")
-    join.add_argument("--tag", type=_typed(_parse_tag), action="append", default=[], help="a tag for them; may repeat")
+    join.add_argument("--uses", type=typed(_parse_uses), default=1, metavar="N", help="enrolments it is good for (1)")
+    join.add_argument("--ttl", type=typed(_parse_ttl_s), default="24h", help="how long it lives (24h)")
+    join.add_argument("--name", type=typed(parse_text), help="display name of the VM that uses it")
+    join.add_argument("--owner", type=typed(parse_text), help="owner of the VMs that use it")
+    join.add_argument("--mail", type=typed(parse_mail), help="where their owner is written to")
+    join.add_argument("--tag", type=typed(_parse_tag), action="append", default=[], help="a tag for them; may repeat")
 
     vms = subparsers.add_parser("vms", help="list, show, label and forget VMs").add_subparsers(
         dest="vms_command", required=True, metavar="COMMAND"
@@ -60,7 +63,7 @@ def add_parsers(subparsers: Any) -> None:
     listing = _add(vms, "list", _list, "list every VM", "fallow-aggregator vms list --json")
     listing.add_argument("--json", action="store_true", help="print a JSON list")
     show = _add(vms, "show", _show, "show one VM", "fallow-aggregator vms show 6f9c2b1e-0c52-4bd5-a8f5-7cbb1d7f5a01")
-    show.add_argument("vm", metavar="VM", type=_typed(_parse_vm))
+    show.add_argument("vm", metavar="VM", type=typed(parse_vm))
     show.add_argument("--json", action="store_true", help="print a JSON object")
     labels = _add(vms, "import", _import, "take over labels from a CSV file", "fallow-aggregator vms import fleet.csv")
     labels.add_argument("file", metavar="FILE.csv", type=Path, help=f"columns: {', '.join(COLUMNS)}; tags as a;b")
@@ -70,40 +73,9 @@ def add_parsers(subparsers: Any) -> None:
 
 
 def _add(subparsers: Any, name: str, command: Command, summary: str, example: str) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = subparsers.add_parser(
-        name,
-        help=summary,
-        description=f"{summary[0].upper()}{summary[1:]}.",
-        epilog=f"example:\n  {example}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "--data", type=Path, metavar="DIR", help=f"data directory (environment FALLOW_DATA, else {DEFAULT_DATA_DIR})"
-    )
-    parser.add_argument("--fleet-url", metavar="URL", help="fleet database, as in run (SQLite in the data directory)")
-    parser.set_defaults(command=partial(_guarded, command))
+    parser = add_command(subparsers, name, command, summary, example)
+    add_fleet_url(parser)
     return parser
-
-
-def _guarded(command: Command, options: argparse.Namespace) -> int:
-    from sqlalchemy.exc import OperationalError  # noqa: PLC0415
-
-    from aggregator.problems import Refused  # noqa: PLC0415
-
-    try:
-        return command(options)
-    except ConfigError as error:
-        _complain(*error.problems)
-        return EXIT_USAGE
-    except Refused as error:
-        _complain(str(error))
-        return EXIT_UNREACHABLE if error.problem.status == 503 else EXIT_FAILED
-    except OperationalError as error:
-        _complain(f"the fleet database does not answer: {error.orig}")
-        return EXIT_UNREACHABLE
-    except OSError as error:
-        _complain(str(error))
-        return EXIT_FAILED
 
 
 def _mint(options: argparse.Namespace) -> int:
@@ -111,7 +83,7 @@ def _mint(options: argparse.Namespace) -> int:
 
     labels = Labels(name=options.name, owner=options.owner, mail=options.mail, tags=tuple(sorted(set(options.tag))))
     with _writable(options) as catalogue:
-        _say(catalogue.mint_join_token(now_s=time.time(), ttl_s=options.ttl, uses=options.uses, labels=labels))
+        say(catalogue.mint_join_token(now_s=time.time(), ttl_s=options.ttl, uses=options.uses, labels=labels))
     return 0
 
 
@@ -120,7 +92,7 @@ def _list(options: argparse.Namespace) -> int:
         if options.json:
             _say_json_list(_all_vms(catalogue))
         else:
-            _say_table(
+            say_table(
                 ("VM", "NAME", "OWNER", "NEWEST SAMPLE", "FLAGS"), [_cells(record) for record in _all_vms(catalogue)]
             )
     return 0
@@ -132,30 +104,30 @@ def _show(options: argparse.Namespace) -> int:
     with _readable(options) as catalogue:
         record = catalogue.vm(options.vm)
     if record is None:
-        _complain(f"{options.vm}: no such VM")
+        complain(f"{options.vm}: no such VM")
         return EXIT_FAILED
     if options.json:
-        _say(msgspec.json.encode(record).decode())
+        say(msgspec.json.encode(record).decode())
         return 0
     for name, value in msgspec.to_builtins(record).items():
-        _say(f"{name}: {_readable_value(name, value)}")
+        say(f"{name}: {_readable_value(name, value)}")
     return 0
 
 
 def _import(options: argparse.Namespace) -> int:
-    _data_dir(options)
+    existing_data_dir(options)
     try:
         text = options.file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{options.file}: {error}") from error
     with _writable(options) as catalogue:
         result = catalogue.import_csv(text, source=str(options.file))
-    _say(f"added {result.added}, updated {result.updated}")
+    say(f"added {result.added}, updated {result.updated}")
     return 0
 
 
 def _forget(options: argparse.Namespace) -> int:
-    data_dir = _data_dir(options)
+    data_dir = existing_data_dir(options)
     if options.all != (options.vms == ["*"]):
         raise ConfigError("vms forget: '*' and --all go together, and no other VM beside them")
     if not options.all:
@@ -169,9 +141,9 @@ def _forget(options: argparse.Namespace) -> int:
             if known is None:
                 known = _forget_here(catalogue, data_dir, vm_id)
             if known:
-                _say(f"forgot {vm_id}")
+                say(f"forgot {vm_id}")
             else:
-                _complain(f"{vm_id}: no such VM")
+                complain(f"{vm_id}: no such VM")
                 code = EXIT_FAILED
     return code
 
@@ -219,19 +191,12 @@ def _forget_here(catalogue: Catalogue, data_dir: Path, vm_id: str) -> bool:
     return True
 
 
-def _data_dir(options: argparse.Namespace) -> Path:
-    data_dir: Path = options.data or Path(os.environ.get("FALLOW_DATA") or DEFAULT_DATA_DIR)
-    if not data_dir.is_dir():
-        raise ConfigError(f"--data: {data_dir} is not a directory")
-    return data_dir
-
-
 @contextmanager
 def _writable(options: argparse.Namespace) -> Iterator[Catalogue]:
     from aggregator.catalogue import Catalogue  # noqa: PLC0415
     from aggregator.fleet_db import migrate_if_new, open_fleet  # noqa: PLC0415
 
-    engine = open_fleet(options.fleet_url, _data_dir(options))
+    engine = open_fleet(options.fleet_url, existing_data_dir(options))
     try:
         migrate_if_new(engine)
         yield Catalogue(engine)
@@ -244,7 +209,7 @@ def _readable(options: argparse.Namespace) -> Iterator[Catalogue]:
     from aggregator.catalogue import Catalogue  # noqa: PLC0415
     from aggregator.fleet_db import open_fleet_read_only  # noqa: PLC0415
 
-    engine = open_fleet_read_only(options.fleet_url, _data_dir(options))
+    engine = open_fleet_read_only(options.fleet_url, existing_data_dir(options))
     try:
         yield Catalogue(engine)
     finally:
@@ -260,11 +225,7 @@ def _all_vms(catalogue: Catalogue) -> Iterator[VmRecord]:
 
 def _cells(record: VmRecord) -> tuple[str, ...]:
     name = record.name or record.hostname or "-"
-    return record.vm, name, record.owner or "-", _time_text(record.newest_s), ",".join(record.flags) or "-"
-
-
-def _time_text(time_s: float | None) -> str:
-    return "-" if time_s is None else datetime.fromtimestamp(time_s, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+    return record.vm, name, record.owner or "-", time_text(record.newest_s), ",".join(record.flags) or "-"
 
 
 def _readable_value(name: str, value: object) -> str:
@@ -273,14 +234,8 @@ def _readable_value(name: str, value: object) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key}={part}" for key, part in value.items()) or "-"
     if isinstance(value, int | float) and name in {"enrolled_s", "oldest_s", "newest_s", "received_s"}:
-        return f"{value} ({_time_text(value)})"
+        return f"{value} ({time_text(value)})"
     return "-" if value is None else str(value)
-
-
-def _say_table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    for row in [header, *rows]:
-        _say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 def _say_json_list(records: Iterable[VmRecord]) -> None:
@@ -288,30 +243,9 @@ def _say_json_list(records: Iterable[VmRecord]) -> None:
 
     separator = "["
     for record in records:
-        _say(separator + msgspec.json.encode(record).decode(), end="")
+        say(separator + msgspec.json.encode(record).decode(), end="")
         separator = ",\n"
-    _say("]" if separator != "[" else "[]")
-
-
-def _say(text: str, end: str = "\n") -> None:
-    sys.stdout.write(text + end)
-
-
-def _complain(*problems: str) -> None:
-    for problem in problems:
-        sys.stderr.write(f"fallow-aggregator: {problem}\n")
-
-
-def _typed(parse: Callable[[str], T]) -> Callable[[str], T]:
-    """For argparse, which hides the text of a ValueError."""
-
-    def parse_argument(text: str) -> T:
-        try:
-            return parse(text)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(str(error)) from error
-
-    return parse_argument
+    say("]" if separator != "[" else "[]")
 
 
 def _parse_uses(text: str) -> int:
@@ -335,14 +269,8 @@ def _parse_tag(text: str) -> str:
     return tag
 
 
-def _parse_vm(text: str) -> str:
-    if not is_vm_id(text):
-        raise ValueError(f"{text!r} is not a VM id")
-    return text
-
-
 def _check_vm(text: str) -> None:
     try:
-        _parse_vm(text)
+        parse_vm(text)
     except ValueError as error:
         raise ConfigError(f"vms forget: {error}") from error

@@ -266,6 +266,8 @@ def read_figures(fleet: Sequence[Windows], open_hours: Sequence[Hour | None]) ->
 
     Returns: per VM one `Figures` a window.
     """
+    if not fleet:
+        return []
     totals = np.stack([windows.totals for windows in fleet])
     maxima = np.stack([windows.maxima for windows in fleet])
     counts = np.zeros((len(fleet), len(fleet[0].days), TOTAL_BINS), np.int32)

@@ -18,12 +18,14 @@ from aggregator import rollup, store_schema
 from aggregator.histogram import Ints
 from aggregator.rollup import ABSENT, Hour
 from aggregator.rows import ROW_BYTES, SAMPLE_COLUMNS
-from aggregator.store import Store
+from aggregator.store import Facts, Store
 from aggregator.store_files import StoreError, as_store_error, store_path
 from aggregator.summary import ChunkResult, Summary, Taken, WorkerSettings, flags_of
 from aggregator.windows import DAILY_DAYS, Windows, read_figures, rebuild
 
 _FORGET_EVERY_S = 6 * 3600.0  # so that a flush seldom touches the old end of the file
+_YOUNG_HOURS = 24  # until then figures follow every flush
+_NEVER = 2**62
 _MARGIN_DAYS = 2  # histograms outlive the longest window by this, so that late rows find them
 
 
@@ -33,13 +35,18 @@ class _Work:
 
     share: Taken
     store: Store
-    windows: Windows | None
+    facts: Facts  # as they were before this flush
+    windows: Windows | None  # None: not needed, or there are none yet
     merged: Ints
+    oldest_ts: int  # of the rows that came
     newest: Ints | None  # the newest row of all, if it came with this flush
     inserted: int
     duplicates: int
     conflicts: int
     hours: dict[int, Hour] = field(default_factory=dict)
+
+
+_Written = tuple[Windows | None, bytes | None, Summary]
 
 
 class FlushWorker:
@@ -69,7 +76,7 @@ class FlushWorker:
                 result.failures[share.vm_id] = str(error)
         try:
             self._roll_up(works)
-            done: list[tuple[_Work, Windows, bytes | None, Summary]] = []
+            done: list[tuple[_Work, Windows | None, bytes | None, Summary]] = []
             inserted = duplicates = conflicts = 0
             for index in range(len(works)):
                 try:
@@ -86,13 +93,16 @@ class FlushWorker:
         finally:
             for work in works:
                 work.store.close()
-        if done:
-            figures = read_figures(
-                [windows for _, windows, _, _ in done],
-                [work.hours.get(windows.open_hour) for work, windows, _, _ in done],
+        with_figures = [(work, windows) for work, windows, _, _ in done if windows is not None]
+        figures = iter(
+            read_figures(
+                [windows for _, windows in with_figures],
+                [work.hours.get(windows.open_hour) for work, windows in with_figures],
             )
-            for (_, _, evidence, summary), mine in zip(done, figures, strict=True):
-                result.summaries.append(summary._replace(figures=mine, evidence=evidence))
+        )
+        for _, windows, evidence, summary in done:
+            mine = [] if windows is None else next(figures)
+            result.summaries.append(summary._replace(figures=mine, evidence=evidence))
         return result._replace(inserted=inserted, duplicates=duplicates, conflicts=conflicts)
 
     def _open(self, share: Taken, rows: Ints, now_s: float, lost_stores: dict[str, str]) -> _Work:
@@ -117,6 +127,7 @@ class FlushWorker:
                 journal.rename(f"{aside}-journal")
             work = self._read(Store(path, share.vm_id, self._template), share, rows)
             work.store.mark_replaced(now_s)
+            work.facts = work.facts._replace(replaced=1)
         except (sqlite3.Error, OSError) as error:
             raise as_store_error(error) from error
         lost_stores[share.vm_id] = str(aside)
@@ -124,18 +135,16 @@ class FlushWorker:
 
     def _read(self, store: Store, share: Taken, rows: Ints) -> _Work:
         try:
-            windows = store.windows()
-            if windows is not None and windows.days != self._settings.windows_days:
-                # The profile and the daily totals reach back further than short windows.
-                reach = 24 * max(*self._settings.windows_days, DAILY_DAYS)
-                hours = store.stored_hours(windows.open_hour - reach, windows.open_hour)
-                windows = rebuild(self._settings.windows_days, windows.open_hour, hours)
+            facts = store.facts()
             new, repeated = _by_time(rows)
-            if windows is not None and len(new):
-                new = self._without_forgotten(store, windows, new)
+            if facts.newest_hour is not None and len(new):
+                new = self._without_forgotten(store, facts.newest_hour, new)
             touched = set(rollup.hours_of(new).tolist())
-            if windows is not None:
-                touched.add(windows.open_hour)
+            windows = None
+            if facts.newest_hour is not None:
+                touched.add(facts.newest_hour)
+                if self._needs_windows(share, facts, touched):
+                    windows = self._windows(store, facts.newest_hour)
             stored = store.rows_of_hours(touched)
             if not len(repeated) and (not len(stored) or not len(new) or new[0, 0] > stored[-1, 0]):
                 fresh, met_again = new, repeated
@@ -154,20 +163,42 @@ class FlushWorker:
         return _Work(
             share=share,
             store=store,
+            facts=facts,
             windows=windows,
             merged=merged,
+            oldest_ts=int(fresh[0, 0]) if len(fresh) else _NEVER,
             newest=fresh[-1] if is_newest else None,
             inserted=len(fresh),
             duplicates=len(met_again) - conflicts,
             conflicts=conflicts + share.conflicts,
         )
 
-    def _without_forgotten(self, store: Store, windows: Windows, new: Ints) -> Ints:
+    @staticmethod
+    def _needs_windows(share: Taken, facts: Facts, touched: set[int]) -> bool:
+        """Whether this flush reads figures or changes closed hours.
+
+        A flush that only adds to the open hour of an older VM does neither: its figures stay as they were when the
+        hour opened, which saves a quarter of the work of a flush and three of four writes to the fleet database.
+        """
+        if share.wants_figures or not share.rows or touched != {facts.newest_hour}:
+            return True
+        return (facts.newest_hour or 0) - (facts.oldest_hour or 0) < _YOUNG_HOURS
+
+    def _windows(self, store: Store, newest_hour: int) -> Windows:
+        windows = store.windows()
+        if windows is not None and windows.days == self._settings.windows_days:
+            return windows
+        # The profile and the daily totals reach back further than short windows.
+        reach = 24 * max(*self._settings.windows_days, DAILY_DAYS)
+        hours = store.stored_hours(newest_hour - reach, newest_hour)
+        return rebuild(self._settings.windows_days, newest_hour, hours)
+
+    def _without_forgotten(self, store: Store, newest_hour: int, new: Ints) -> Ints:
         """Rows without those of hours whose raw rows were deleted by age.
 
         Only a replayed journal brings such rows, and they were stored before: the rollup of their hour stays whole.
         """
-        oldest_kept = windows.open_hour - int(self._settings.raw_retention_s) // 3600
+        oldest_kept = newest_hour - int(self._settings.raw_retention_s) // 3600
         hours = rollup.hours_of(new)
         if hours[0] > oldest_kept:
             return new
@@ -184,7 +215,7 @@ class FlushWorker:
 
     def _write_or_replace(
         self, works: list[_Work], index: int, now_s: float, may_forget: bool, lost_stores: dict[str, str]
-    ) -> tuple[Windows, bytes | None, Summary] | None:
+    ) -> _Written | None:
         """`_write` of one VM; a store that shows only now to be damaged gives way to a new one. Raises StoreError."""
         work = works[index]
         try:
@@ -201,47 +232,40 @@ class FlushWorker:
         except (sqlite3.Error, OSError, ValueError) as error:
             raise as_store_error(error) from error
 
-    def _write(self, work: _Work, now_s: float, may_forget: bool) -> tuple[Windows, bytes | None, Summary] | None:
-        """Writes hours and windows, commits; None for a VM that has never had a row."""
-        store, windows, days = work.store, work.windows, self._settings.windows_days
-        if not work.hours and windows is None:
+    def _write(self, work: _Work, now_s: float, may_forget: bool) -> _Written | None:
+        """Writes hours and windows, commits; None for a VM that has never had a row.
+
+        Returns: the window sums, None if this flush reads no figures; their bytes where they changed; the summary.
+        """
+        store, windows, facts = work.store, work.windows, work.facts
+        open_hour = max(work.hours, default=-1)
+        if facts.newest_hour is not None:
+            open_hour = max(open_hour, facts.newest_hour)
+        if open_hour < 0:
             store.commit()
             return None
-        newest_hour = max(work.hours) if work.hours else 0
-        if windows is None:
-            windows = Windows.empty(days, newest_hour)
-        open_hour = max(newest_hour, windows.open_hour)
-        # Everything older than the open hour that was touched; before this flush the old open hour was not closed.
-        closed = [hour for number, hour in work.hours.items() if number < open_hour]
-        moved = open_hour > windows.open_hour
-        if closed or moved:
-            replaced = [hour.number for hour in closed if hour.number < windows.open_hour]
-            due = {number for first, last in windows.expiring(open_hour) for number in range(first, last + 1)}
-            old = {hour.number: hour for hour in store.stored_hours_of(sorted(due.union(replaced)))}
-            windows.advance(open_hour, old, replaced, closed)
-        store.save_hours(list(work.hours.values()), open_hour)
         evidence = None
-        if closed or moved or work.windows is None:
-            for window in windows.stale():
-                windows.renew_maxima(window, store.maxima(windows.first_hour(window), open_hour))
-            evidence = windows.encode()
-            store.save_windows(evidence)
-        elif not work.share.rows:
-            evidence = windows.encode()  # a summary that is owed is owed whole
+        if windows is None and facts.newest_hour is not None:
+            store.save_hours(list(work.hours.values()), open_hour)
+        else:
+            windows = windows or Windows.empty(self._settings.windows_days, open_hour)
+            evidence = self._advance(work, windows, open_hour)
         store.add_conflicts(work.conflicts)
-        newest = (
-            dict(zip(SAMPLE_COLUMNS, work.newest.tolist(), strict=True))
-            if work.newest is not None
-            else store.newest_row()
-        )
-        facts = store.facts()
-        if newest is None or facts.oldest_ts is None or facts.oldest_hour_s is None:
+        if work.newest is None:
+            newest = store.newest_row()
+        else:
+            newest = dict(zip(SAMPLE_COLUMNS, work.newest.tolist(), strict=True))
+        if newest is None:
             store.commit()
             return None
+        oldest_ts = min(int(work.oldest_ts), newest["ts"])
+        oldest_hour = min([open_hour, *work.hours])
+        if facts.oldest_ts is not None and facts.oldest_hour is not None:
+            oldest_ts, oldest_hour = min(oldest_ts, facts.oldest_ts), min(oldest_hour, facts.oldest_hour)
         if may_forget:
             reference_s = min(now_s, newest["ts"])
             raw_s = reference_s - self._settings.raw_retention_s
-            if facts.oldest_ts < raw_s - _FORGET_EVERY_S:
+            if oldest_ts < raw_s - _FORGET_EVERY_S:
                 store.forget_before(
                     raw_s=raw_s,
                     histograms_s=reference_s - self._histogram_retention_s,
@@ -253,12 +277,12 @@ class FlushWorker:
         store.commit()
         summary = Summary(
             vm_id=work.share.vm_id,
-            oldest_s=facts.oldest_hour_s,
+            oldest_s=oldest_hour * 3600,
             newest_s=newest["ts"],
             received_s=work.share.received_s,
             skew_s=work.share.skew_s,
             interval_s=newest["interval_s"],
-            conflicts=facts.conflicts,
+            conflicts=facts.conflicts + work.conflicts,
             cpu_count=_known(newest["cpu_count"]),
             mem_total_bytes=_bytes(newest["mem_total"]),
             disk_total_bytes=_bytes(newest["disk_total"]),
@@ -268,6 +292,28 @@ class FlushWorker:
             evidence=None,
         )
         return windows, evidence, summary
+
+    @staticmethod
+    def _advance(work: _Work, windows: Windows, open_hour: int) -> bytes | None:
+        """Takes closed hours into the sums and writes both; the sums' bytes, None where they did not change."""
+        store, is_new = work.store, work.facts.newest_hour is None
+        # Everything older than the open hour that was touched; before this flush the old open hour was not closed.
+        closed = [hour for number, hour in work.hours.items() if number < open_hour]
+        changes = bool(closed) or open_hour > windows.open_hour
+        if changes:
+            replaced = [hour.number for hour in closed if hour.number < windows.open_hour]
+            due = {number for first, last in windows.expiring(open_hour) for number in range(first, last + 1)}
+            old = {hour.number: hour for hour in store.stored_hours_of(sorted(due.union(replaced)))}
+            windows.advance(open_hour, old, replaced, closed)
+        store.save_hours(list(work.hours.values()), open_hour)
+        if changes or is_new:
+            for window in windows.stale():
+                windows.renew_maxima(window, store.maxima(windows.first_hour(window), open_hour))
+            evidence = windows.encode()
+            store.save_windows(evidence)
+            return evidence
+        # A summary that is owed is owed whole.
+        return None if work.share.rows else windows.encode()
 
 
 def _split(table: Ints, shares: Sequence[Taken]) -> list[Ints]:

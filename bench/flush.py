@@ -31,7 +31,7 @@ from aggregator.worker import FlushWorker
 from bench import tree
 from bench.fleet_driver import FleetDriver
 from bench.outcome import Bar, Outcome, Say
-from bench.programs import Program, Programs
+from bench.programs import ProgramError, Programs
 
 _FLUSH_MINUTES = 15  # the default flush interval
 _TEMPLATES = 4
@@ -58,7 +58,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, say: Say) -> Outcome:
-    """Measures; see the module's docstring."""
+    """Measures; see the module's docstring. Raises: ProgramError: the aggregator fails, or stored less than it took."""
     figures: dict[str, object] = {}
     bars: list[Bar] = []
     end_s = (int(time.time()) // 3600 - _HOURS_BACK) * 3600
@@ -153,8 +153,10 @@ class _Bench:
                 # The clock is compressed: this bench asks for each flush when its minutes have come.
                 + ["--flush-interval", "1d", "--flush-workers", str(self.workers)]
             )
-            address = _wait_for_address(programs, aggregator, data / "agents.address")
-            admin = _wait_for_address(programs, aggregator, data / "admin.address")
+            address, admin = (
+                parse_host_port(programs.wait_for_line(data / name, running=[aggregator]))
+                for name in ("agents.address", "admin.address")
+            )
             driver = FleetDriver(
                 address, vms=ids, token=lambda vm_id: keys.make(vm_id, 1), connections=self.connections
             )
@@ -164,7 +166,7 @@ class _Bench:
             programs.stop_all()
         shutil.rmtree(data)
         if measured.stored != measured.vm_minutes or measured.summaries != vms:
-            raise RuntimeError(f"{measured.vm_minutes} acknowledged, {measured.stored} stored: {measured}")
+            raise ProgramError(f"{measured.vm_minutes} acknowledged, {measured.stored} stored: {measured}")
         return measured
 
     def _drive(
@@ -181,7 +183,7 @@ class _Bench:
             ingest_cpu_s += tree.cpu_s(pid) - cpu_s
             report = _flush(admin, token)
             if report["failures"] or report["summaries_owed"]:
-                raise RuntimeError(f"the flush was not whole: {report}")
+                raise ProgramError(f"the flush was not whole: {report}")
             stored += report["samples"]
             flush_seconds += report["seconds"]
             self.say(f"{vms:,} VMs: {upto} of {minutes} minutes, flush {report['seconds']:.1f} s")
@@ -214,7 +216,7 @@ def _write_templates(folder: Path, end_s: int, raw_days: int, rollup_days: int) 
             packed = b"".join(_noisy_row(noise, end_s - day * _DAY_S + 60 * minute) for minute in range(1, 1441))
             result = worker.flush([Taken(vm_id, packed, 0, end_s, 0.0, False)], now_s=end_s, may_forget=False)
             if result.failures:
-                raise RuntimeError(str(result.failures))
+                raise ProgramError(str(result.failures))
         path = store_path(settings.data_dir, vm_id)
         # Old rows go every few hours: each template is at another point on its way there.
         _trim(path, raw_s=end_s - raw_days * _DAY_S - number * 5400, rollups_s=0)
@@ -275,23 +277,15 @@ def _count_summaries(data: Path) -> int:
 def _flush(address: tuple[str, int], token: str) -> dict[str, Any]:
     connection = http.client.HTTPConnection(*address, timeout=1800)
     try:
-        connection.request("POST", "/v1/flush", headers={"Authorization": f"Bearer {token}"})
+        connection.request("POST", "/v1/flush?figures=due", headers={"Authorization": f"Bearer {token}"})
         answer = connection.getresponse()
         body = answer.read()
         if answer.status != 200:
-            raise RuntimeError(f"POST /v1/flush: {answer.status} {body!r}")
+            raise ProgramError(f"POST /v1/flush: {answer.status} {body!r}")
         report: dict[str, Any] = json.loads(body)
         return report
     finally:
         connection.close()
-
-
-def _wait_for_address(programs: Programs, aggregator: Program, path: Path) -> tuple[str, int]:
-    def read() -> tuple[str, int] | None:
-        text = path.read_text() if path.exists() else ""
-        return parse_host_port(text.strip()) if text.endswith("\n") else None
-
-    return programs.wait_until(read, running=[aggregator], within_s=60.0, what=path.name)
 
 
 @contextmanager

@@ -82,7 +82,7 @@ class House:
         )
         self.site = make_admin_site(self.sources, token=TOKEN, reactor=self.clock)
 
-    def _flush(self) -> Deferred[Mapping[str, object]]:
+    def _flush(self, _all_figures: bool) -> Deferred[Mapping[str, object]]:
         return self.flush()
 
     def _live(self, since_s: float) -> list[dict[str, object]]:

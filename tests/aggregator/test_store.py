@@ -214,9 +214,9 @@ def test_forgetting_takes_whole_hours_alone(path: Path) -> None:
     # An hour later than due at the most, and never sooner.
     assert first_left in (3, 4)
     assert store.stored_hours(0, FIRST_HOUR + 6)[0].number - FIRST_HOUR == first_left - 1
-    oldest_hour_s = store.facts().oldest_hour_s
-    assert oldest_hour_s is not None
-    assert oldest_hour_s // HOUR_S - FIRST_HOUR == first_left - 2
+    oldest_hour = store.facts().oldest_hour
+    assert oldest_hour is not None
+    assert oldest_hour - FIRST_HOUR == first_left - 2
     store.close()
 
 
