@@ -313,7 +313,7 @@ class FlushWorker:
             store.save_windows(evidence)
             return evidence
         # A summary that is owed is owed whole.
-        return None if work.share.rows else windows.encode()
+        return None if work.share.rows and not work.share.wants_figures else windows.encode()
 
 
 def _split(table: Ints, shares: Sequence[Taken]) -> list[Ints]:
