@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
 EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_UNREACHABLE = 0, 1, 2, 69
 
-JOIN_TOKEN_VARIABLE = "FALLOW_JOIN_TOKEN"  # noqa: S105 (the name of a variable)
-
 EXAMPLES = """\
 examples:
   fallow-agent once --json
@@ -120,6 +118,8 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_join_token(parser: argparse.ArgumentParser) -> None:
+    from agent.enroll import JOIN_TOKEN_VARIABLE
+
     text = f"file that holds the join token, mode 0600; - is stdin; else the variable {JOIN_TOKEN_VARIABLE}"
     parser.add_argument("--join-token-file", metavar="FILE", default=argparse.SUPPRESS, help=text)
 
@@ -146,6 +146,7 @@ def _config(options: argparse.Namespace) -> AgentConfig:
 
 def _join_token(config: AgentConfig) -> Callable[[], str] | None:
     """Reads the join token; None: none is configured. Raises ConfigError: stdin is empty."""
+    from agent.enroll import JOIN_TOKEN_VARIABLE
     from agent.settings import ConfigError, read_secret
 
     path = config.join_token_file
@@ -221,7 +222,15 @@ def _once(options: argparse.Namespace) -> int:
 
 
 def _enroll(options: argparse.Namespace) -> int:
-    from agent.enroll import EnrolmentError, enrol, gather_evidence, load_credential, rotate, save_credential
+    from agent.enroll import (
+        JOIN_TOKEN_VARIABLE,
+        EnrolmentError,
+        enrol,
+        gather_evidence,
+        load_credential,
+        rotate,
+        save_credential,
+    )
     from agent.identity import IdentityError, boot_id
     from agent.push import UnreachableError
     from agent.readings import addresses

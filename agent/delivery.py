@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TextIO, TypeVar
 
 from agent.connection import Address, parse_address
+from agent.enroll import JOIN_TOKEN_VARIABLE
 from agent.load import Load, LoadError, Tally, UnreachableError
 from agent.settings import ConfigError, parse_count, parse_duration_s, read_secret
 from agent.traces import TraceError
@@ -30,7 +31,6 @@ T = TypeVar("T")
 
 EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_UNREACHABLE = 0, 1, 2, 69
 DEFAULT_BATCH = 480
-JOIN_TOKEN_VARIABLE = "FALLOW_JOIN_TOKEN"  # noqa: S105 - the name of a variable
 
 
 def option(parse: Callable[[str], T]) -> Callable[[str], T]:

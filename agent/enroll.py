@@ -18,6 +18,8 @@ from agent.wire import DEFAULT_INTERVAL_S, is_vm_id
 
 log = logging.getLogger(__name__)
 
+JOIN_TOKEN_VARIABLE = "FALLOW_JOIN_TOKEN"  # noqa: S105 - the name of a variable
+
 # What may stand in a header: no blank, no control character.
 _TOKEN = re.compile(r"[!-~]{1,1024}")
 

@@ -16,6 +16,7 @@ from typing import Protocol, TextIO, cast
 
 from agent.settings import ConfigError
 from bench.outcome import Outcome, Say
+from bench.programs import INTERRUPTED, ProgramError
 
 NAMES: Mapping[str, str] = {
     "sink": "the agents' door alone: Protocol and decoder without token, journal and buffer",
@@ -100,7 +101,7 @@ def main(
     out: TextIO | None = None,
     err: TextIO | None = None,
 ) -> int:
-    """Runs one benchmark: 0 when it measured, missed bars included, 1 when it could not, 2 for usage.
+    """Runs one benchmark: 0 when it measured, missed bars included, 1 when it could not, 2 for usage, 130 interrupted.
 
     Args: out, err: where the figures and the progress go; stdout and stderr unless told.
     """
@@ -120,9 +121,12 @@ def main(
     except ConfigError as error:
         say(f"bench {chosen.name}: {error}")
         return 2
-    except (OSError, subprocess.SubprocessError) as error:
+    except (OSError, subprocess.SubprocessError, ProgramError) as error:
         say(f"bench {chosen.name}: could not measure: {error}")
         return 1
+    except KeyboardInterrupt:
+        say(f"bench {chosen.name}: interrupted")
+        return INTERRUPTED
     print(as_json(outcome) if options.json else as_table(outcome), file=out)
     return 0
 

@@ -18,7 +18,6 @@ from http.client import HTTPException
 from pathlib import Path
 
 from agent.identity import find_identities
-from agent.settings import parse_host_port
 from bench.demo_plan import (
     ContractError,
     FleetCounts,
@@ -37,13 +36,11 @@ from bench.demo_plan import (
     summary,
 )
 from bench.demo_progress import LogFollower, showing_progress
-from bench.programs import Program, ProgramError, Programs
+from bench.programs import INTERRUPTED, START_WITHIN_S, Program, ProgramError, Programs
 
-START_WITHIN_S = 60.0
 COMMAND_WITHIN_S = 300.0
 FLUSH_WITHIN_S = 1_800.0
 FLEET_WITHIN_S = 6 * 3_600.0
-INTERRUPTED = 130  # what a shell says of a program that Ctrl-C ended
 
 
 def say(line: str) -> None:
@@ -72,20 +69,8 @@ class Doors:
 def open_doors(programs: Programs, aggregator: Program, data: Path) -> Doors:
     """Waits until the aggregator has written where it listens."""
 
-    def written() -> Doors | None:
-        try:
-            texts = [
-                (data / name).read_text("utf-8").strip() for name in ("agents.address", "admin.address", "admin.token")
-            ]
-            for address in texts[:2]:
-                parse_host_port(address)
-        except (OSError, ValueError):
-            return None  # not there, or half written
-        return Doors(*texts) if texts[2] else None
-
-    return programs.wait_until(
-        written, running=[aggregator], within_s=START_WITHIN_S, what="the aggregator's addresses"
-    )
+    files = ("agents.address", "admin.address", "admin.token")
+    return Doors(*(programs.wait_for_line(data / name, running=[aggregator]) for name in files))
 
 
 def get_join_token(options: Options, places: Places, programs: Programs) -> None:

@@ -23,11 +23,10 @@ from agent.settings import parse_count, parse_host_port
 from aggregator.tokens import KEY_FILE_NAME, TokenKeys
 from bench.load_driver import Drive, DriveError, Driver
 from bench.outcome import Bar, Outcome, Say
-from bench.programs import Program, ProgramError, Programs
+from bench.programs import Programs
 from bench.sink import CONNECTIONS, minute_days_ago, positive, serve_sink, vm_names
 from bench.tree import cpu_s, peak_rss_bytes
 
-_START_S = 60.0
 _FLUSH_S = 600.0
 _DAYS_BACK = 13  # minutes for many pushes of each VM, all younger than raw retention
 _MIN_RATIO = 0.5
@@ -67,7 +66,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, say: Say) -> Outcome:
-    """Starts both programs, drives them in turn, and stops them. Raises DriveError: one of them fails."""
+    """Starts both programs, drives them in turn, stops them. Raises: DriveError, ProgramError: one of them fails."""
     vms = vm_names(options.connections)
     with tempfile.TemporaryDirectory(prefix="fallow-ingest-") as folder, aggregator(Path(folder)) as real:
         keys = TokenKeys.load_or_create(real.data_dir / KEY_FILE_NAME)
@@ -160,21 +159,13 @@ def aggregator(folder: Path) -> Iterator[Aggregator]:
         program = programs.start(
             ["fallow-aggregator", "run", "--data", str(data_dir), "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]
         )
-        agents = _address(programs, program, data_dir / "agents.address")
-        admin = _address(programs, program, data_dir / "admin.address")
+        agents, admin = (
+            parse_host_port(programs.wait_for_line(data_dir / name, running=[program]))
+            for name in ("agents.address", "admin.address")
+        )
         yield Aggregator(program.process.pid, agents, admin, data_dir)
-    except ProgramError as error:
-        raise DriveError(str(error)) from error
     finally:
         programs.stop_all()
-
-
-def _address(programs: Programs, program: Program, path: Path) -> tuple[str, int]:
-    def read() -> tuple[str, int] | None:
-        text = path.read_text() if path.exists() else ""
-        return parse_host_port(text.strip()) if text.endswith("\n") else None
-
-    return programs.wait_until(read, running=[program], within_s=_START_S, what=path.name)
 
 
 def _flush(real: Aggregator) -> int:

@@ -14,7 +14,9 @@ from typing import Protocol, TypeVar
 T = TypeVar("T")
 
 TAIL_LINES = 20
+START_WITHIN_S = 60.0
 POLL_S = 0.1
+INTERRUPTED = 130  # what a shell says of a program that Ctrl-C ended
 
 
 class Clock(Protocol):
@@ -115,6 +117,21 @@ class Programs:
                     f"{what}: nothing within {within_s:g} s" + "".join(tail(program.log) for program in running)
                 )
             self._clock.sleep(POLL_S)
+
+    def wait_for_line(self, path: Path, *, running: Sequence[Program], within_s: float = START_WITHIN_S) -> str:
+        """The line in a file that a program of `running` writes: an address or a token, once it is whole.
+
+        Raises: ProgramError: a program of `running` ended meanwhile, or the time is up.  KeyboardInterrupt.
+        """
+
+        def read() -> str | None:
+            try:
+                text = path.read_text(encoding="utf-8")
+            except FileNotFoundError:
+                return None
+            return text.strip() if text.endswith("\n") else None
+
+        return self.wait_until(read, running=running, within_s=within_s, what=path.name)
 
     def finish(
         self,

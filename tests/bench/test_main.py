@@ -13,6 +13,7 @@ import pytest
 from agent.settings import ConfigError
 from bench.__main__ import NAMES, flatten, load, main
 from bench.outcome import Bar, Outcome, Say
+from bench.programs import ProgramError
 
 
 @dataclass
@@ -20,7 +21,7 @@ class Stopwatch:
     """A benchmark that measures nothing but hands back what it was told to."""
 
     outcome: Outcome = field(default_factory=lambda: Outcome({}))
-    error: Exception | None = None
+    error: BaseException | None = None
 
     def add_options(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("--rounds", type=int, default=1)
@@ -107,13 +108,23 @@ def test_help_names_every_benchmark(run: Run, capsys: pytest.CaptureFixture[str]
 
 @pytest.mark.parametrize(
     ("error", "status"),
-    [(ConfigError("--vms: 0 is not at least 1"), 2), (ConnectionRefusedError("no aggregator at 127.0.0.1:1"), 1)],
+    [
+        (ConfigError("--vms: 0 is not at least 1"), 2),
+        (ConnectionRefusedError("no aggregator at 127.0.0.1:1"), 1),
+        (ProgramError("fallow-aggregator-run ended with status 1\n  the end of its log"), 1),
+    ],
 )
 def test_what_went_wrong_is_named_without_a_traceback(run: Run, error: Exception, status: int) -> None:
-    """A wrong setting ends with 2, a failure of the measured programs with 1; both say what it was."""
+    """A wrong setting ends with 2, a failure of the measured programs with 1; each says what it was."""
     ended = run(["sink"], Stopwatch(error=error))
     assert (ended.status, ended.out) == (status, "")
     assert str(error) in ended.err
+
+
+def test_an_interrupt_is_no_traceback(run: Run) -> None:
+    """Ctrl-C ends a benchmark with what a shell says of it, and no figures."""
+    ended = run(["sink"], Stopwatch(error=KeyboardInterrupt()))
+    assert (ended.status, ended.out, ended.err) == (130, "", "round 1\nbench sink: interrupted\n")
 
 
 def test_a_benchmark_that_is_not_there_is_a_clear_error() -> None:
