@@ -8,6 +8,7 @@ subtract what it added.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import repeat
 from typing import NamedTuple
 
 import numpy as np
@@ -24,6 +25,7 @@ _COLUMN = {name: index for index, name in enumerate(SAMPLE_COLUMNS)}
 _QUANTA = np.array([1.0, 1.0, *(field.unit.quantum for field in FIELDS)])
 _DTYPE = np.dtype(rows.DTYPE_FIELDS)
 _PLAIN_METRICS = ("cpu_busy", "cpu_max", "disk_read", "disk_write", "net_rx", "net_tx")
+_NONE: Ints = np.zeros(0, np.int64)
 # Dense counting is faster than sorting, but 2,700 bins an hour: so many hours at a time.
 _HOURS_AT_A_TIME = 256
 
@@ -83,12 +85,13 @@ class Hour(NamedTuple):
     weights: Ints
 
 
-def roll_up(owner: Ints, table: Ints) -> Iterator[tuple[int, Hour]]:
+def roll_up(owner: Ints, table: Ints, *, count_bins: bool = True) -> Iterator[tuple[int, Hour]]:
     """Hours of many VMs.
 
     Args:
         owner: (n,) number of the VM each row belongs to; rows lie together by VM and, within it, by hour.
         table: (n, len(SAMPLE_COLUMNS)) integers.
+        count_bins: False leaves the histograms empty, for hours that only need their rollup.
 
     Yields: (owner, hour) in the order of the rows.
     """
@@ -107,28 +110,36 @@ def roll_up(owner: Ints, table: Ints) -> Iterator[tuple[int, Hour]]:
     )
     group_seconds = np.add.reduceat(seconds, first)
     maxima = np.maximum.reduceat(values, first)
+    histograms = _histograms(values, seconds, first, counts) if count_bins else repeat((_NONE, _NONE), len(first))
+    for index, (bins, weights) in enumerate(histograms):
+        yield (
+            int(owner[first[index]]),
+            Hour(
+                number=int(hours[first[index]]),
+                samples=int(counts[index]),
+                totals=totals[index],
+                seconds=group_seconds[index],
+                maxima=maxima[index],
+                bins=bins,
+                weights=weights,
+            ),
+        )
+
+
+def _histograms(values: Ints, seconds: Ints, first: Ints, counts: Ints) -> Iterator[tuple[Ints, Ints]]:
+    """Occupied bins and their seconds of each group of rows that begins at `first` and has so many."""
+    known = values >= 0
     flat = np.column_stack([part.bins(values[:, index]) for index, part in enumerate(SLICES)])
     group = np.repeat(np.arange(len(first)), counts)
     for block in range(0, len(first), _HOURS_AT_A_TIME):
         until = min(block + _HOURS_AT_A_TIME, len(first))
-        here = slice(first[block], first[until] if until < len(first) else len(table))
+        here = slice(first[block], first[until] if until < len(first) else len(values))
         keys = (group[here] - block)[:, None] * TOTAL_BINS + flat[here]
         picked = known[here]
         dense = np.bincount(keys[picked], weights=seconds[here][picked], minlength=(until - block) * TOTAL_BINS)
         occupied = np.flatnonzero(dense)
         weights = dense[occupied].astype(np.int64)
         cuts = np.searchsorted(occupied, np.arange(until - block + 1) * TOTAL_BINS)
-        for index in range(block, until):
-            a, b = cuts[index - block], cuts[index - block + 1]
-            yield (
-                int(owner[first[index]]),
-                Hour(
-                    number=int(hours[first[index]]),
-                    samples=int(counts[index]),
-                    totals=totals[index],
-                    seconds=group_seconds[index],
-                    maxima=maxima[index],
-                    bins=occupied[a:b] - (index - block) * TOTAL_BINS,
-                    weights=weights[a:b],
-                ),
-            )
+        for index in range(until - block):
+            a, b = cuts[index], cuts[index + 1]
+            yield occupied[a:b] - index * TOTAL_BINS, weights[a:b]

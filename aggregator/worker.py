@@ -45,6 +45,11 @@ class _Work:
     conflicts: int
     hours: dict[int, Hour] = field(default_factory=dict)
 
+    @property
+    def is_bare(self) -> bool:
+        """Whether only the open hour grows, and no figures are read."""
+        return self.windows is None and self.facts.newest_hour is not None
+
 
 _Written = tuple[Windows | None, bytes | None, Summary]
 
@@ -207,11 +212,14 @@ class FlushWorker:
 
     @staticmethod
     def _roll_up(works: Sequence[_Work]) -> None:
-        if not works:
-            return
-        owner = np.repeat(np.arange(len(works)), [len(work.merged) for work in works])
-        for index, hour in rollup.roll_up(owner, np.concatenate([work.merged for work in works])):
-            works[index].hours[hour.number] = hour
+        for with_figures in (True, False):
+            # Only sums and figures ask for histograms; an open hour that merely grows has no use for its own.
+            group = [work for work in works if work.is_bare != with_figures]
+            if group:
+                owner = np.repeat(np.arange(len(group)), [len(work.merged) for work in group])
+                rows = np.concatenate([work.merged for work in group])
+                for index, hour in rollup.roll_up(owner, rows, count_bins=with_figures):
+                    group[index].hours[hour.number] = hour
 
     def _write_or_replace(
         self, works: list[_Work], index: int, now_s: float, may_forget: bool, lost_stores: dict[str, str]
@@ -245,7 +253,7 @@ class FlushWorker:
             store.commit()
             return None
         evidence = None
-        if windows is None and facts.newest_hour is not None:
+        if work.is_bare:
             store.save_hours(list(work.hours.values()), open_hour)
         else:
             windows = windows or Windows.empty(self._settings.windows_days, open_hour)
