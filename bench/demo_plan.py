@@ -223,6 +223,8 @@ def report_argv(options: Options, places: Places, *more: str) -> list[str]:
         f"{options.window_days}d",
         "--policy",
         options.policy,
+        # A replay keeps the hour grid: its newest sample lies up to an hour back.
+        *(["--silent-after", "2h"] if options.trace is not None else []),
         *more,
     ]
 
