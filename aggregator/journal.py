@@ -70,6 +70,7 @@ class _Job:
 
     run: Callable[[], None]
     settle: Callable[[JournalError | None, float], None]
+    is_group: bool = False
 
 
 class Journal:
@@ -80,8 +81,11 @@ class Journal:
         reactor: runs callbacks on its thread.
         segment_bytes: a segment that has reached this size is followed by a new one.
         files: the file system; by default the real one.
+        gather_s: least time from the start of one group's commit to that of the next. A sync costs the same for one
+            record as for a hundred: under load, waiting a moment for more of them saves a twentieth of a push's CPU.
         on_commit: called on the reactor thread with (seconds, records, bytes) of each group that became durable.
         monotonic_s: the clock that times commits.
+        pause: lets that many seconds pass in the journal thread.
     Attributes:
         healthy: the last commit, rotation or probe succeeded; while False, expect appends to fail.
         unhealthy_reason: why not; None while healthy.
@@ -96,8 +100,10 @@ class Journal:
         reactor: ThreadsReactor,
         segment_bytes: int = SEGMENT_BYTES,
         files: Files | None = None,
+        gather_s: float = 0.0,
         on_commit: OnCommit | None = None,
         monotonic_s: Callable[[], float] = time.monotonic,
+        pause: Callable[[float], None] = time.sleep,
     ) -> None:
         self.healthy = True
         self.unhealthy_reason: str | None = None
@@ -106,6 +112,8 @@ class Journal:
         self._reactor = reactor
         self._on_commit = on_commit
         self._monotonic_s = monotonic_s
+        self._gather_s = gather_s
+        self._pause = pause
         self._queued_bytes = 0
         # The group that gathers, and the jobs before it.
         self._chunks: list[bytes] = []
@@ -242,7 +250,7 @@ class Journal:
         def settle(error: JournalError | None, seconds: float) -> None:
             self._settle_group(dones, size_bytes, error, seconds)
 
-        self._jobs.append(_Job(lambda: self._segments.commit(b"".join(chunks)), settle))
+        self._jobs.append(_Job(lambda: self._segments.commit(b"".join(chunks)), settle, is_group=True))
 
     def _hand_over(self) -> None:
         if not self._jobs:
@@ -266,7 +274,14 @@ class Journal:
                 self.log.failure("the journal met a bug and leaves its segment")
                 self._segments.close()
                 error = JournalError(f"unexpected: {unexpected!r}")
-            self._reactor.callFromThread(self._finish, job, error, self._monotonic_s() - began_s)
+            seconds = self._monotonic_s() - began_s
+            if job.is_group and seconds < self._gather_s:
+                # Who waits for this group hears at once; only the next one gathers a little longer.
+                self._reactor.callFromThread(job.settle, error, seconds)
+                self._pause(self._gather_s - seconds)
+                self._reactor.callFromThread(self._hand_over)
+            else:
+                self._reactor.callFromThread(self._finish, job, error, seconds)
         self._segments.close()
         self._reactor.callFromThread(self._join)
 

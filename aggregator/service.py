@@ -47,6 +47,7 @@ AGENTS_ADDRESS_FILE = "agents.address"
 ADMIN_ADDRESS_FILE = "admin.address"
 
 _BACKLOG = 4096  # a burst of reconnecting agents must not wait for SYN retries
+_GATHER_S = 0.004  # so much later an ack may come; a commit takes a few tenths of a millisecond
 _PROBE_S = 2.0
 _REVOCATIONS_S = 30.0
 _PRESSURE_S = 1.0
@@ -105,6 +106,7 @@ class AggregatorService(Service):
             config.data_dir / "journal",
             reactor=reactor,
             segment_bytes=config.segment_bytes,
+            gather_s=_GATHER_S,
             on_commit=lambda seconds, _records, _size: commit_seconds.observe(seconds),
         )
         self._recovery: Recovery = self._journal.open()

@@ -34,7 +34,9 @@ from bench.outcome import Bar, Outcome, Say
 from bench.programs import ProgramError, Programs
 
 _FLUSH_MINUTES = 15  # the default flush interval
-_TEMPLATES = 4
+# Each template's history ends at another quarter of an hour: in each flush a quarter of the VMs closes an hour, as over
+# a day, also where a run is but one flush long.
+_SHIFTS_S = (0, 900, 1800, 2700)
 _DAY_S = 86400
 _HOURS_BACK = 26  # history ends so long ago: 1,500 minutes fit between then and now
 _GIB = 1 << 30
@@ -158,7 +160,11 @@ class _Bench:
                 for name in ("agents.address", "admin.address")
             )
             driver = FleetDriver(
-                address, vms=ids, token=lambda vm_id: keys.make(vm_id, 1), connections=self.connections
+                address,
+                vms=ids,
+                token=lambda vm_id: keys.make(vm_id, 1),
+                connections=self.connections,
+                shifts_s=_SHIFTS_S,
             )
             measured = self._drive(driver, aggregator.process.pid, admin, data, vms, minutes)
             driver.close()
@@ -204,24 +210,25 @@ class _Bench:
 
 
 def _write_templates(folder: Path, end_s: int, raw_days: int, rollup_days: int) -> int:
-    """Stores of noisy VMs whose history ends at `end_s`; returns their mean size with `raw_days` of rollups, too."""
+    """Stores of noisy VMs, their histories ending from `end_s` on; returns the mean size with `raw_days` of rollups."""
     folder.mkdir(parents=True)
     settings = WorkerSettings(folder / "made", WINDOWS_DAYS, 400.0 * _DAY_S, 400.0 * _DAY_S)
     worker = FlushWorker(settings)
     sizes_bytes = []
-    for number in range(_TEMPLATES):
+    for number, shift_s in enumerate(_SHIFTS_S):
+        ends_s = end_s + shift_s
         vm_id = f"template-{number}"
         noise = random.Random(number)  # a repeatable load
         for day in range(rollup_days, 0, -1):
-            packed = b"".join(_noisy_row(noise, end_s - day * _DAY_S + 60 * minute) for minute in range(1, 1441))
-            result = worker.flush([Taken(vm_id, packed, 0, end_s, 0.0, False)], now_s=end_s, may_forget=False)
+            packed = b"".join(_noisy_row(noise, ends_s - day * _DAY_S + 60 * minute) for minute in range(1, 1441))
+            result = worker.flush([Taken(vm_id, packed, 0, ends_s, 0.0, False)], now_s=ends_s, may_forget=False)
             if result.failures:
                 raise ProgramError(str(result.failures))
         path = store_path(settings.data_dir, vm_id)
         # Old rows go every few hours: each template is at another point on its way there.
-        _trim(path, raw_s=end_s - raw_days * _DAY_S - number * 5400, rollups_s=0)
+        _trim(path, raw_s=ends_s - raw_days * _DAY_S - number * 5400, rollups_s=0)
         shutil.copyfile(path, folder / f"{number}.db")
-        _trim(path, raw_s=end_s - raw_days * _DAY_S, rollups_s=end_s - raw_days * _DAY_S)
+        _trim(path, raw_s=ends_s - raw_days * _DAY_S, rollups_s=ends_s - raw_days * _DAY_S)
         sizes_bytes.append(path.stat().st_size)
     shutil.rmtree(settings.data_dir)
     return sum(sizes_bytes) // len(sizes_bytes)
