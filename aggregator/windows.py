@@ -176,6 +176,8 @@ class Windows:
             self.profile_cpu[:] = 0
 
     def _apply(self, hour: Hour, windows: slice, sign: int) -> None:
+        if windows.stop is not None and windows.start >= windows.stop:
+            return
         self.totals[windows] += sign * hour.totals
         # Adding whole rows is quicker than picking a few hundred bins out of each of several windows.
         spread = np.zeros(TOTAL_BINS, np.int64)
@@ -202,8 +204,11 @@ class Windows:
         occupied = np.flatnonzero(self.counts.any(axis=0))
         weights = self.counts[:, occupied]
         # Seconds are multiples of the usual interval: in that unit they nearly always fit two bytes.
-        unit = DEFAULT_INTERVAL_S if not (weights % DEFAULT_INTERVAL_S).any() else 1
-        width = 2 if not len(occupied) or weights.max() // unit <= _U16_MAX else 4
+        unit = DEFAULT_INTERVAL_S
+        scaled = weights // unit
+        if (scaled * unit != weights).any():
+            unit, scaled = 1, weights
+        width = 2 if not len(occupied) or scaled.max() <= _U16_MAX else 4
         daily = np.array([(day, *both) for day, both in sorted(self.daily.items())], "<i8")
         numbers = (self.days, self.totals, self.maxima, self.holders, self.profile_s, self.profile_cpu, daily)
         body = b"".join(
@@ -211,7 +216,7 @@ class Windows:
                 _HEADER.pack(_LAYOUT, len(self.days), len(self.daily), len(occupied), self.open_hour, unit, width),
                 np.concatenate([np.ravel(part) for part in numbers]).astype("<i8").tobytes(),
                 occupied.astype("<u2").tobytes(),
-                (weights // unit).astype(f"<u{width}").tobytes(),
+                scaled.astype(f"<u{width}").tobytes(),
             )
         )
         return body + _CRC.pack(crc32(body))
