@@ -56,7 +56,7 @@ _HELP = {
     "tls.key": "PEM private key, readable by its owner alone",
     "fleet.url": "fleet database (default: SQLite in the data directory)",
     "flush.interval": "how often stores are written (default 15min)",
-    "flush.workers": "worker processes (default 2)",
+    "flush.workers": "worker processes (default 1)",
     "summary.windows": "windows of the summaries (default 1d,3d,7d,14d,30d)",
     "retention.raw": "how long samples are kept (default 14d)",
     "retention.hours": "how long hourly rollups are kept (default 400d)",

@@ -87,7 +87,7 @@ class AggregatorConfig:
     tls_key: Path | None = field(default=None, metadata={"key": "tls.key", "parse": _path})
     fleet_url: str | None = field(default=None, repr=False, metadata={"key": "fleet.url", "parse": parse_text})
     flush_interval_s: float = field(default=900.0, metadata={"key": "flush.interval", "parse": _duration_s})
-    flush_workers: int = field(default=2, metadata={"key": "flush.workers", "parse": parse_count})
+    flush_workers: int = field(default=1, metadata={"key": "flush.workers", "parse": parse_count})
     windows_days: tuple[int, ...] = field(
         default=WINDOWS_DAYS, metadata={"key": "summary.windows", "parse": parse_windows}
     )

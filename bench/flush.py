@@ -51,7 +51,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--minutes", type=parse_count, default=60, help="minutes of each VM (default 60)")
     parser.add_argument("--raw-days", type=parse_count, default=14, help="days of raw rows beforehand (default 14)")
     parser.add_argument("--connections", type=parse_count, default=200, help="kept connections (default 200)")
-    parser.add_argument("--workers", type=parse_count, default=2, help="flush workers (default 2)")
+    parser.add_argument("--workers", type=parse_count, default=1, help="flush workers (default 1, as the aggregator's)")
     parser.add_argument(
         "--quick",
         action="store_true",

@@ -214,7 +214,7 @@ def test_the_document_lists_exactly_the_settings_of_the_aggregator() -> None:
         "journal.segment": "`64MiB`",
         "buffer.samples": "`4000000`",
         "summary.windows": "`1d,3d,7d,14d,30d`",
-        "flush.workers": "`2`",
+        "flush.workers": "`1`",
         "listen": "`127.0.0.1:8899`",
         "admin": "`127.0.0.1:8900`",
     }
