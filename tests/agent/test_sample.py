@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -64,3 +66,16 @@ def test_a_maximum_is_a_whole_number_of_quanta_that_sqlite_holds(unit: Unit) -> 
         steps = maximum / unit.quantum
         assert steps < 2**63
         assert round(steps) * unit.quantum == pytest.approx(maximum)
+
+
+def test_the_page_of_the_wire_gives_each_figure_its_largest_value() -> None:
+    """docs/wire.md names every figure once, with the maximum that the code accepts."""
+    page = (Path(__file__).parents[2] / "docs" / "wire.md").read_text(encoding="utf-8")
+    table = page.partition("| figure of a sample |")[2].partition("\n\n")[0]
+    told: dict[str, float] = {}
+    for line in table.splitlines()[2:]:
+        names, _, largest = (cell.strip() for cell in line.strip("|").split("|"))
+        limits = [float(base) ** float(power or 1) for base, power in re.findall(r"(\d+)(?:\^(\d+))?", largest)]
+        figures = [name for name in re.findall(r"`(\w+)`", names) if name != "ts"]
+        told |= dict(zip(figures, limits if len(limits) > 1 else limits * len(figures), strict=False))
+    assert told == {field.name: field.maximum for field in FIELDS}
