@@ -1,4 +1,4 @@
-"""The admin door on 8900: what it answers, built on twisted.web. openapi.json describes every route.
+"""The admin door on 8900, built on twisted.web: who may ask, which route answers, and errors as problem documents.
 
 Every route but `/healthz` asks for the bearer token of the file `admin.token`.
 """
@@ -6,102 +6,27 @@ Every route but `/healthz` asks for the bearer token of the file `admin.token`.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Awaitable, Mapping
 from hmac import compare_digest
-from importlib.resources import files
-from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import unquote_to_bytes
 
-import msgspec
-from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from twisted.internet.defer import Deferred
-from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
 
 from agent.settings import ConfigError, read_secret
 from agent.wire import is_vm_id
+from aggregator.admin_routes import ROUTES, AdminSources, Answer, Query, Routes, wrong
 from aggregator.admin_site import AdminSite
-from aggregator.catalogue import Catalogue, UnknownVmError, delete_store
-from aggregator.downsample import between, bucket_means
 from aggregator.problems import Problem, Refused
 from aggregator.store_files import StoreError
 from aggregator.tokens import create_secret
 
 TOKEN_FILE_NAME = "admin.token"  # noqa: S105
-MAX_SPAN_S = 400 * 86_400
-MAX_SAMPLES = 50_000
-MAX_VMS = 10_000
-DEFAULT_VMS = 1_000
-_DEFAULT_SPAN_S = 86_400
-_MAX_TIME_S = 2**32 - 1  # a packed row's `ts`
 _MIN_TOKEN_CHARS = 16
-
-T = TypeVar("T")
-Query = Mapping[str, str]
-
-
-@dataclass(frozen=True)
-class AdminSources:
-    """What the door shows and does.
-
-    Attributes:
-        live: since_s → one mapping per VM seen since: `vm`, `last_seen_s`, `skew_s`, `flags`, `samples` (the last 10).
-            Called in any thread.
-        samples: (vm, from_s, to_s) → samples of the wire with from_s ≤ ts ≤ to_s, store and buffer merged. Blocks;
-            called in any thread.
-        flush: all_figures → starts a flush, or waits for the one that runs; fires with what it did. This and what
-            follows is called in the reactor's thread.
-        metrics: the Prometheus text.
-        store_path: where a VM's store lies.
-        forgotten: told of a VM that was forgotten, before its store is deleted: what memory holds of it goes too.
-    """
-
-    catalogue: Catalogue
-    live: Callable[[float], list[dict[str, object]]]
-    samples: Callable[[str, int, int], list[dict[str, object]]]
-    flush: Callable[[bool], Deferred[Mapping[str, object]]]
-    metrics: Callable[[], bytes]
-    store_path: Callable[[str], Path]
-    forgotten: Callable[[str], None] = lambda _vm: None
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What a route answers."""
-
-    status: int
-    body: bytes = b""
-    content_type: str = "application/json"
-    headers: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Route:
-    """One method of one path; `{vm}` stands for an id. `is_open`: needs no token."""
-
-    method: str
-    path: str
-    name: str
-    is_open: bool = False
-
-
-ROUTES: tuple[Route, ...] = (
-    Route("GET", "/healthz", "healthz", is_open=True),
-    Route("GET", "/metrics", "metrics"),
-    Route("GET", "/openapi.json", "openapi"),
-    Route("GET", "/v1/vms", "vms"),
-    Route("GET", "/v1/vms/{vm}", "vm"),
-    Route("DELETE", "/v1/vms/{vm}", "forget"),
-    Route("GET", "/v1/vms/{vm}/samples", "samples"),
-    Route("GET", "/v1/live", "live"),
-    Route("POST", "/v1/flush", "flush"),
-)
 
 
 def load_or_create_admin_token(path: Path) -> str:
@@ -119,101 +44,7 @@ def load_or_create_admin_token(path: Path) -> str:
 
 def make_admin_site(sources: AdminSources, *, token: str, reactor: Any) -> Site:
     """The door as a factory to listen with. `reactor` tells the time and runs blocking work in its thread pool."""
-    return AdminSite(_Door(_Routes(sources, reactor), token), reactor=reactor)
-
-
-class _Routes:
-    """The routes: query → Answer, or Refused."""
-
-    def __init__(self, sources: AdminSources, reactor: Any) -> None:
-        self._sources = sources
-        self._reactor = reactor
-        self._openapi = files("aggregator").joinpath("openapi.json").read_bytes()
-
-    async def healthz(self, _query: Query) -> Answer:
-        return Answer(200, b'{"status": "ok"}')
-
-    async def metrics(self, _query: Query) -> Answer:
-        return Answer(200, self._sources.metrics(), CONTENT_TYPE_LATEST)
-
-    async def openapi(self, _query: Query) -> Answer:
-        return Answer(200, self._openapi)
-
-    async def vms(self, query: Query) -> Answer:
-        _check_names(query, "limit", "after")
-        limit = _whole(query, "limit", DEFAULT_VMS, 1, MAX_VMS)
-        after = query.get("after", "")
-        if after and not is_vm_id(after):
-            raise _wrong(f"after: {after[:80]!r} is not a VM id")
-
-        def read() -> bytes:
-            records = self._sources.catalogue.vms(after=after, limit=limit + 1)
-            following = records[limit - 1].vm if len(records) > limit else None
-            return b'{"vms": %b, "next": %b}' % (_json_list(records[:limit]), msgspec.json.encode(following))
-
-        return Answer(200, await self._in_thread(read))
-
-    async def vm(self, query: Query, vm_id: str) -> Answer:
-        _check_names(query)
-        record = await self._in_thread(lambda: self._sources.catalogue.vm(vm_id))
-        if record is None:
-            raise _unknown(vm_id)
-        return Answer(200, msgspec.json.encode(record))
-
-    async def samples(self, query: Query, vm_id: str) -> Answer:
-        _check_names(query, "from", "to", "step")
-        to_s = _whole(query, "to", int(self._reactor.seconds()), 0, _MAX_TIME_S)
-        from_s = _whole(query, "from", max(to_s - _DEFAULT_SPAN_S, 0), 0, _MAX_TIME_S)
-        step_s = _whole(query, "step", 0, 1, MAX_SPAN_S)
-        if from_s >= to_s:
-            raise _wrong(f"from: {from_s} is not before to, {to_s}")
-        if to_s - from_s > MAX_SPAN_S:
-            raise _wrong(f"from: the span to {to_s} is over {MAX_SPAN_S // 86_400} days")
-
-        def read() -> bytes:
-            catalogue, fetch = self._sources.catalogue, partial(self._sources.samples, vm_id)
-            if catalogue.vm(vm_id) is None:
-                raise _unknown(vm_id)
-            found: Iterable[Mapping[str, object]] = between(fetch, from_s, to_s)
-            rows = list(islice(bucket_means(found, step_s) if step_s else found, MAX_SAMPLES + 1))
-            if len(rows) > MAX_SAMPLES:
-                raise _wrong(f"step: the answer would hold more than {MAX_SAMPLES}; ask for a longer step or less time")
-            head = msgspec.json.encode({"vm": vm_id, "from_s": from_s, "to_s": to_s, "step_s": step_s or None})
-            return b'%b,"samples":%b}' % (head[:-1], _json_list(rows))
-
-        return Answer(200, await self._in_thread(read))
-
-    async def forget(self, query: Query, vm_id: str) -> Answer:
-        _check_names(query)
-        catalogue, now_s = self._sources.catalogue, self._reactor.seconds()
-        try:
-            await self._in_thread(lambda: catalogue.forget(vm_id, now_s=now_s))
-        except UnknownVmError as error:
-            raise _unknown(vm_id) from error
-        self._sources.forgotten(vm_id)
-        await self._in_thread(lambda: delete_store(self._sources.store_path(vm_id)))
-        return Answer(204)
-
-    async def live(self, query: Query) -> Answer:
-        _check_names(query, "since")
-        now_s = self._reactor.seconds()
-        since_s = _whole(query, "since", 0, 0, _MAX_TIME_S)
-
-        def encode() -> bytes:
-            vms = self._sources.live(since_s)
-            return b'{"now_s": %b, "vms": %b}' % (msgspec.json.encode(now_s), _json_list(vms))
-
-        return Answer(200, await self._in_thread(encode))
-
-    async def flush(self, query: Query) -> Answer:
-        _check_names(query, "figures")
-        wanted = query.get("figures", "all")
-        if wanted not in ("all", "due"):
-            raise _wrong(f"figures: {wanted[:100]!r} is neither all nor due")
-        return Answer(200, msgspec.json.encode(await self._sources.flush(wanted == "all")))
-
-    def _in_thread(self, work: Callable[[], T]) -> Deferred[T]:
-        return deferToThreadPool(self._reactor, self._reactor.getThreadPool(), work)
+    return AdminSite(_Door(Routes(sources, reactor), token), reactor=reactor)
 
 
 class _Door(Resource):
@@ -221,7 +52,7 @@ class _Door(Resource):
 
     _log = Logger()
 
-    def __init__(self, routes: _Routes, token: str) -> None:
+    def __init__(self, routes: Routes, token: str) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.isLeaf = True
         self._token = token.encode()
@@ -263,7 +94,7 @@ class _Door(Resource):
             if route.method == ("GET" if method == "HEAD" else method):
                 ids = [given for name, given in zip(pattern, segments, strict=True) if name == "{vm}"]
                 if not all(map(is_vm_id, ids)):
-                    raise _wrong(f"vm: {ids[0][:80]!r} is not a VM id")
+                    raise wrong(f"vm: {ids[0][:80]!r} is not a VM id")
                 made: Awaitable[Answer] = answer(_query(request.args), *ids)
                 return made
         allowed = sorted({route.method for route, _, _ in matches})
@@ -296,37 +127,9 @@ def _query(args: Mapping[bytes, list[bytes]]) -> Query:
     query = {}
     for name, values in args.items():
         if len(values) > 1:
-            raise _wrong(f"{_decode(name)[:80]}: stands twice")
+            raise wrong(f"{_decode(name)[:80]}: stands twice")
         query[_decode(name)] = _decode(values[0])
     return query
-
-
-def _check_names(query: Query, *known: str) -> None:
-    for name in query:
-        if name not in known:
-            raise _wrong(f"{name[:80]!r} is not a parameter here (parameters: {', '.join(known) or 'none'})")
-
-
-def _whole(query: Query, name: str, default: int, least: int, most: int) -> int:
-    text = query.get(name)
-    if text is None:
-        return default
-    if not (text.isascii() and text.isdigit() and len(text) <= 10 and least <= int(text) <= most):
-        raise _wrong(f"{name}: {text[:80]!r} is not a whole number from {least} to {most}")
-    return int(text)
-
-
-def _json_list(items: Iterable[object]) -> bytes:
-    # One by one: the encoder keeps the interpreter to itself while it runs, and the reactor needs its turns.
-    return b"[%b]" % b",".join(msgspec.json.encode(item) for item in items)
-
-
-def _wrong(detail: str) -> Refused:
-    return Refused(Problem(422, "invalid", detail))
-
-
-def _unknown(vm_id: str) -> Refused:
-    return Refused(Problem(404, "unknown-vm", f"{vm_id}: no such VM"))
 
 
 def _problem(problem: Problem, headers: Mapping[str, str] | None = None) -> Answer:

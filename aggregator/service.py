@@ -20,7 +20,8 @@ from twisted.python.threadpool import ThreadPool
 
 from agent.wire import DEFAULT_INTERVAL_S
 from aggregator import metrics
-from aggregator.admin import TOKEN_FILE_NAME, AdminSources, load_or_create_admin_token, make_admin_site
+from aggregator.admin import TOKEN_FILE_NAME, load_or_create_admin_token, make_admin_site
+from aggregator.admin_routes import AdminSources
 from aggregator.agents_door import AgentsDoorFactory
 from aggregator.buffer import Buffer
 from aggregator.catalogue import Catalogue
@@ -158,6 +159,7 @@ class AggregatorService(Service):
                 catalogue=self._catalogue,
                 live=self._buffer.live,
                 samples=self._samples,
+                buffered=self._buffer.samples,
                 flush=self._flush_now,
                 metrics=metrics.exposition(registry),
                 store_path=lambda vm_id: store_path(config.data_dir, vm_id),

@@ -13,7 +13,8 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 
-from aggregator.admin import AdminSources, make_admin_site
+from aggregator.admin import make_admin_site
+from aggregator.admin_routes import AdminSources
 from aggregator.catalogue import Catalogue
 
 TOKEN = "0123456789abcdef"
@@ -63,6 +64,7 @@ class House:
     catalogue: Catalogue
     clock: InlineReactor = field(default_factory=InlineReactor)
     samples: list[dict[str, object]] = field(default_factory=list)
+    buffered: list[dict[str, float | int | None]] = field(default_factory=list)
     fetched: list[tuple[str, int, int]] = field(default_factory=list)
     since: list[float] = field(default_factory=list)
     forgotten: list[str] = field(default_factory=list)
@@ -75,6 +77,7 @@ class House:
             catalogue=self.catalogue,
             live=self._live,
             samples=self._samples,
+            buffered=lambda _vm_id: self.buffered,
             flush=self._flush,
             metrics=lambda: b"fallow_pushes_total 1.0\n",
             store_path=lambda vm_id: self.data_dir / f"{vm_id}.db",

@@ -16,7 +16,8 @@ from twisted.internet.defer import Deferred, fail
 from twisted.internet.threads import deferToThread
 
 from agent.settings import ConfigError
-from aggregator.admin import MAX_SAMPLES, load_or_create_admin_token, make_admin_site
+from aggregator.admin import load_or_create_admin_token, make_admin_site
+from aggregator.admin_routes import MAX_SAMPLES
 from aggregator.admin_site import MAX_BODY_BYTES, REQUEST_DEADLINE_S
 from aggregator.catalogue import Catalogue, Labels
 from aggregator.enrolment import Enrolment
@@ -100,7 +101,7 @@ def test_head_is_get_without_its_body(house: House) -> None:
 )
 def test_ids_that_are_none_are_422(house: House, vm_id: str) -> None:
     """Nothing that is not a VM id reaches the database or a file name."""
-    for target in (f"/v1/vms/{vm_id}", f"/v1/vms/{vm_id}/samples"):
+    for target in (f"/v1/vms/{vm_id}", f"/v1/vms/{vm_id}/samples", f"/v1/vms/{vm_id}/series"):
         assert house.ask("GET", target).status == 422
     assert house.ask("DELETE", f"/v1/vms/{vm_id}").status == 422
     assert house.forgotten == []
@@ -126,6 +127,12 @@ def test_ids_that_are_none_are_422(house: House, vm_id: str) -> None:
         ("/v1/vms/a/samples?to=99999999999", "to"),
         ("/v1/vms/a/samples?step=0", "step"),
         ("/v1/vms/a/samples?step=NaN", "step"),
+        ("/v1/vms/a/series?from=10&to=10", "from"),
+        ("/v1/vms/a/series?from=0&to=34560001", "from"),
+        ("/v1/vms/a/series?from=0&to=3155760000", "from"),
+        ("/v1/vms/a/series?points=1", "points"),
+        ("/v1/vms/a/series?points=2001", "points"),
+        ("/v1/vms/a/series?step=60", "step"),
     ],
 )
 def test_parameters_out_of_range_are_422(house: House, target: str, named: str) -> None:
@@ -191,6 +198,37 @@ def test_an_answer_that_would_be_too_long_is_refused(house: House) -> None:
     answer = house.ask("GET", "/v1/vms/a/samples?from=0&to=86400")
     assert (answer.status, "step" in answer.json["detail"]) == (422, True)
     assert house.ask("GET", "/v1/vms/a/samples?from=0&to=86400&step=60").status == 200
+
+
+def test_series_of_a_span(house: House) -> None:
+    """Columns of least, mean and largest values, by the default of a day; 404 for a VM that nobody knows."""
+    figures = {"interval_s": 60, "mem_used_bytes": 1 << 29, "mem_total_bytes": 1 << 30, "users": 0}
+    house.buffered = [{"ts": NOW_S - 60 * n, "cpu_busy_ratio": n / 10, **figures} for n in range(4)]
+    answer = house.ask("GET", f"/v1/vms/a/series?from={NOW_S - 180}&to={NOW_S}").json
+    ends_s = [NOW_S - 120, NOW_S - 60, NOW_S]
+    assert {name: answer[name] for name in ("vm", "from_s", "to_s", "step_s", "ends_s")} == {
+        "vm": "a",
+        "from_s": NOW_S - 180,
+        "to_s": NOW_S,
+        "step_s": 60,
+        "ends_s": ends_s,
+    }
+    assert answer["series"]["cpu_busy_ratio"] == {"min": [0.2, 0.1, 0], "mean": [0.2, 0.1, 0], "max": [0.2, 0.1, 0]}
+    assert answer["series"]["mem_used_ratio"]["mean"] == [0.5] * 3
+    assert answer["series"]["net_rx_bytes_per_s"]["max"] == [None] * 3
+    two = house.ask("GET", f"/v1/vms/a/series?from={NOW_S - 300}&to={NOW_S}&points=2").json
+    assert (two["ends_s"], two["series"]["cpu_busy_ratio"]["max"]) == ([-(-NOW_S // 300) * 300], [0.3])
+    default = house.ask("GET", "/v1/vms/a/series").json
+    assert (default["from_s"], default["to_s"], len(default["ends_s"])) == (NOW_S - 86_400, NOW_S, 4)
+    assert house.ask("GET", "/v1/vms/nobody/series").status == 404
+
+
+def test_series_of_a_store_that_cannot_be_read(house: House) -> None:
+    """500 without a path in it, as for samples."""
+    (house.data_dir / "a.db").write_bytes(b"this is no database" * 1000)
+    answer = house.ask("GET", "/v1/vms/a/series")
+    assert (answer.status, answer.json["type"]) == (500, "urn:fallow:problem:store-unreadable")
+    assert "a.db" not in answer.body.decode()
 
 
 def test_live_comes_from_memory(house: House) -> None:

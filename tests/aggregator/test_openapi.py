@@ -15,13 +15,14 @@ from twisted.internet.task import Clock
 
 from agent.sample import FIELDS
 from agent.wire import MAX_SAMPLES_PER_BATCH, VM_ID_PATTERN
-from aggregator.admin import MAX_SAMPLES, MAX_SPAN_S, MAX_VMS, ROUTES
+from aggregator.admin_routes import MAX_SAMPLES, MAX_SPAN_S, MAX_VMS, ROUTES
 from aggregator.agents_door import AgentsDoorFactory
 from aggregator.catalogue import Catalogue, Labels, VmRecord
 from aggregator.door_parts import DoorParts
 from aggregator.enrolment import Enrolment
 from aggregator.fleet_db import migrate, open_fleet
 from aggregator.problems import Problem, Refused
+from aggregator.series import DEFAULT_POINTS, MAX_POINTS, MIN_POINTS, SERIES, Curve, Series
 from aggregator.tokens import Revocations, TokenKeys
 from tests.aggregator.admin_fakes import NOW_S, House, new_transport
 
@@ -110,6 +111,16 @@ def test_bounds_are_those_of_the_code() -> None:
     samples = DOCUMENT["paths"]["/v1/vms/{vm}/samples"]["get"]
     assert samples["parameters"][2]["schema"]["maximum"] == MAX_SPAN_S
     assert f"{MAX_SAMPLES:,}" in samples["summary"]
+
+
+def test_series_have_the_figures_and_bounds_of_the_code() -> None:
+    """A chart's document has the attributes of `Series`, the figures of SERIES, and as many points as may be asked."""
+    assert list(SCHEMAS["Series"]["properties"]) == list(Series.__dataclass_fields__)
+    assert list(SCHEMAS["Series"]["properties"]["series"]["properties"]) == list(SERIES)
+    assert list(SCHEMAS["Curve"]["properties"]) == list(Curve.__dataclass_fields__)
+    assert SCHEMAS["Series"]["properties"]["ends_s"]["maxItems"] == MAX_POINTS
+    points = DOCUMENT["paths"]["/v1/vms/{vm}/series"]["get"]["parameters"][2]["schema"]
+    assert (points["minimum"], points["maximum"], points["default"]) == (MIN_POINTS, MAX_POINTS, DEFAULT_POINTS)
 
 
 def test_records_have_the_attributes_of_the_code() -> None:

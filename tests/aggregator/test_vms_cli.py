@@ -18,7 +18,8 @@ from twisted.internet import reactor
 from twisted.internet.defer import succeed
 from twisted.internet.threads import deferToThread
 
-from aggregator.admin import AdminSources, load_or_create_admin_token, make_admin_site
+from aggregator.admin import load_or_create_admin_token, make_admin_site
+from aggregator.admin_routes import AdminSources
 from aggregator.catalogue import Catalogue, VmRecord
 from aggregator.enrolment import Enrolment
 from aggregator.fleet import vm_summary
@@ -353,6 +354,7 @@ def test_forget_asks_the_running_aggregator(shell: Shell) -> Generator[Any, Any,
         catalogue=Catalogue(engine),
         live=lambda _since: [],
         samples=lambda _vm, _from, _to: [],
+        buffered=lambda _vm: [],
         flush=lambda _all_figures: succeed({}),
         metrics=lambda: b"",
         store_path=lambda vm_id: store_path(shell.data_dir, vm_id),
