@@ -7,7 +7,6 @@ numbers, so nothing drifts, and `rebuild` from the stored hours gives the same b
 
 from __future__ import annotations
 
-import struct
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -20,9 +19,8 @@ from agent.wire import DEFAULT_INTERVAL_S
 from aggregator.histogram import SLICES, TOTAL_BINS, Floats, Ints, quantile
 from aggregator.rollup import ABSENT, Hour
 from aggregator.summary import METRICS, Figures
+from aggregator.window_layout import CRC, HEADER, PROFILE_HOURS, TOTALS, VERSION, read_layout
 
-TOTALS = 2 + len(METRICS)  # covered seconds, logged-in seconds, value x seconds of each metric
-PROFILE_HOURS = 168
 PROFILE_DAYS = 28
 DAILY_DAYS = 31
 _CPU_TOTAL = 2
@@ -30,11 +28,7 @@ _RX_TOTAL = 2 + [metric.name for metric in METRICS].index("net_rx")
 _TX_TOTAL = 2 + [metric.name for metric in METRICS].index("net_tx")
 _MONDAY = 72  # 1 January 1970 was a Thursday: hour 0 is cell 72 of a week that begins on Monday
 
-# Layout version, windows, days, occupied bins, open hour, unit of the weights in seconds, bytes a weight.
-_HEADER = struct.Struct("<BBHHQIB")
-_CRC = struct.Struct("<I")  # after all else: SQLite's own checks let most flipped bits pass
 _U16_MAX = 65_535
-_LAYOUT = 1
 
 
 def profile_cell(hour: int) -> int:
@@ -213,45 +207,36 @@ class Windows:
         numbers = (self.days, self.totals, self.maxima, self.holders, self.profile_s, self.profile_cpu, daily)
         body = b"".join(
             (
-                _HEADER.pack(_LAYOUT, len(self.days), len(self.daily), len(occupied), self.open_hour, unit, width),
+                HEADER.pack(VERSION, len(self.days), len(self.daily), len(occupied), self.open_hour, unit, width),
                 np.concatenate([np.ravel(part) for part in numbers]).astype("<i8").tobytes(),
                 occupied.astype("<u2").tobytes(),
                 scaled.astype(f"<u{width}").tobytes(),
             )
         )
-        return body + _CRC.pack(crc32(body))
+        return body + CRC.pack(crc32(body))
 
     @classmethod
     def decode(cls, body: bytes) -> Windows:
         """Raises ValueError: not bytes that `encode` of this version made."""
-        try:
-            if _CRC.pack(crc32(body[: -_CRC.size])) != body[-_CRC.size :]:
-                raise ValueError("window sums are damaged: their checksum differs")
-            layout, count, days, occupied, open_hour, unit, width = _HEADER.unpack_from(body)
-            if layout != _LAYOUT:
-                raise ValueError(f"window sums of layout {layout}; this version reads {_LAYOUT}")
-            shapes = (1, TOTALS, len(METRICS), len(METRICS))
-            sizes = [*(count * width for width in shapes), PROFILE_HOURS, PROFILE_HOURS, 3 * days]
-            at = _HEADER.size + 8 * sum(sizes)
-            block = np.frombuffer(body, "<i8", sum(sizes), _HEADER.size).astype(np.int64)
-            parts = np.split(block, np.cumsum(sizes)[:-1])
-            bins = np.frombuffer(body, "<u2", occupied, at).astype(np.int64)
-            weights = np.frombuffer(body, f"<u{width}", count * occupied, at + 2 * occupied).astype(np.int64)
-        except (struct.error, IndexError, TypeError) as error:
-            raise ValueError(f"window sums are damaged: {error}") from error
-        if occupied and bins[-1] >= TOTAL_BINS:
-            raise ValueError(f"window sums are damaged: there is no bin {bins[-1]}")
+        layout = read_layout(body)
+        count = len(layout.days)
+        shapes = (TOTALS, len(METRICS), len(METRICS))
+        sizes = [*(count * width for width in shapes), PROFILE_HOURS, PROFILE_HOURS]
+        block = layout.numbers(count, sum(sizes)).astype(np.int64)
+        totals, maxima, holders, profile_s, profile_cpu = np.split(block, np.cumsum(sizes)[:-1])
+        bins = np.frombuffer(layout.bins(), "<u2").astype(np.int64)
+        weights = np.array([layout.weights(window) for window in range(count)])
         windows = cls(
-            days=tuple(parts[0].tolist()),
-            open_hour=open_hour,
-            totals=parts[1].reshape(count, TOTALS),
-            maxima=parts[2].reshape(count, len(METRICS)),
-            holders=parts[3].reshape(count, len(METRICS)),
-            profile_s=parts[4],
-            profile_cpu=parts[5],
-            daily={day: [received, sent] for day, received, sent in parts[6].reshape(days, 3).tolist()},
+            days=layout.days,
+            open_hour=layout.open_hour,
+            totals=totals.reshape(count, TOTALS),
+            maxima=maxima.reshape(count, len(METRICS)),
+            holders=holders.reshape(count, len(METRICS)),
+            profile_s=profile_s,
+            profile_cpu=profile_cpu,
+            daily={day: [received, sent] for day, received, sent in layout.daily().tolist()},
         )
-        windows._sparse = bins, weights.reshape(count, occupied) * unit
+        windows._sparse = bins, weights.reshape(count, layout.occupied)
         return windows
 
 
