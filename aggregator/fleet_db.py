@@ -1,7 +1,7 @@
 """The fleet database: how it is opened, and how it comes to the schema of this program.
 
-SQLite in the data directory by default, PostgreSQL by URL. The aggregator alone migrates it; readers refuse
-a schema they were not written for.
+SQLite in the data directory by default, PostgreSQL by URL. Each program that writes has tables of its own here,
+with a history of their own (a `Schema`), and alone migrates them; readers refuse a schema they were not written for.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, unquote
 
@@ -24,11 +25,46 @@ SCHEMA_REVISION = "0001"
 FILE_NAME = "fleet.db"
 BUSY_TIMEOUT_S = 10
 
-_SCRIPTS = Path(__file__).parent / "migrations"
 _READS = "fallow_reads"
+# Any number will do that other users of the same database server are unlikely to lock too.
+_MIGRATION_LOCK = int.from_bytes(b"fallow")
 
 
-def open_fleet(url: str | None, data_dir: Path) -> sa.Engine:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Schema:
+    """The tables that one program owns in the fleet database, and the steps that make them.
+
+    Args:
+        tables: what the steps lead to.
+        scripts: Alembic's directory of the steps.
+        head: the newest step.
+        version_table: where a database notes the step it stands at.
+        part: tells it from the aggregator's in messages and names of copies; empty for the aggregator's own.
+        brought_by: ends "an older schema: ..."; what brings it up.
+    """
+
+    tables: sa.MetaData
+    scripts: Path
+    head: str
+    version_table: str
+    part: str = ""
+    brought_by: str
+
+    @property
+    def words(self) -> str:
+        return f"{self.part} schema".lstrip()
+
+
+FLEET = Schema(
+    tables=metadata,
+    scripts=Path(__file__).parent / "migrations",
+    head=SCHEMA_REVISION,
+    version_table="alembic_version",
+    brought_by="start its fallow-aggregator run once",
+)
+
+
+def open_fleet(url: str | None, data_dir: Path, *, must_exist: bool = False) -> sa.Engine:
     """An engine for reading and writing; connects at its first use.
 
     On SQLite every transaction of the engine takes the write lock when it begins, so that two writers wait
@@ -36,8 +72,9 @@ def open_fleet(url: str | None, data_dir: Path) -> sa.Engine:
 
     Args:
         url: of SQLAlchemy; None is `fleet.db` in `data_dir`.
+        must_exist: never makes the file of SQLite.
 
-    Raises: ConfigError: neither a file of SQLite nor PostgreSQL, no driver, or the file's directory is absent.
+    Raises: ConfigError: neither a file of SQLite nor PostgreSQL, no driver, or the file or its directory is absent.
     """
     parsed = _parse_url(url, data_dir)
     if parsed.get_backend_name() != "sqlite":
@@ -45,6 +82,8 @@ def open_fleet(url: str | None, data_dir: Path) -> sa.Engine:
     path = Path(parsed.database or "")
     if not path.parent.is_dir():
         raise ConfigError(f"{path.parent}: is not a directory")
+    if must_exist:
+        _refuse_absent(path)
     engine = _create_engine(parsed)
     _configure_sqlite(engine, read_only=False)
     return engine
@@ -60,8 +99,7 @@ def open_fleet_read_only(url: str | None, data_dir: Path) -> sa.Engine:
     parsed = _parse_url(url, data_dir)
     if parsed.get_backend_name() == "sqlite":
         path = Path(parsed.database or "")
-        if not path.is_file():
-            raise ConfigError(f"{path}: there is no fleet database (start fallow-aggregator run first)")
+        _refuse_absent(path)
         file_url = sa.URL.create("sqlite", database=f"file:{quote(str(path))}", query={"mode": "ro", "uri": "true"})
         engine = _create_engine(file_url)
         _configure_sqlite(engine, read_only=True)
@@ -83,16 +121,25 @@ def reading(engine: sa.Engine) -> Iterator[sa.Connection]:
 
 
 def check_revision(engine: sa.Engine) -> None:
-    """Raises ConfigError: the database is not one, or its schema is older or newer than this program's."""
+    """Raises ConfigError: the database holds no fleet, or its schema is older or newer than this program's."""
     with _naming_file(engine) as name, reading(engine) as connection:
-        current = _revision(connection)
-        if current is None:
+        if not has_tables(connection, FLEET):
             raise ConfigError(f"{name}: holds no fleet (start fallow-aggregator run first)")
-        if current < SCHEMA_REVISION:
-            raise ConfigError(
-                f"{name}: has schema {current}, this program {SCHEMA_REVISION}: start its fallow-aggregator run once"
-            )
-        _refuse_newer(current, SCHEMA_REVISION, name)
+
+
+def has_tables(connection: sa.Connection, schema: Schema) -> bool:
+    """Whether the database holds the tables of `schema`.
+
+    Raises: ConfigError: it does, but older or newer ones than this program's.
+    """
+    current = _revision(connection, schema)
+    if current is None:
+        return False
+    name = _name(connection.engine)
+    if current < schema.head:
+        raise ConfigError(f"{name}: has {schema.words} {current}, this program {schema.head}: {schema.brought_by}")
+    _refuse_newer(current, schema, name)
+    return True
 
 
 def migrate_if_new(engine: sa.Engine) -> None:
@@ -101,30 +148,34 @@ def migrate_if_new(engine: sa.Engine) -> None:
     Raises: ConfigError: as `migrate` and `check_revision`.
     """
     with _naming_file(engine), reading(engine) as connection:
-        is_new = _revision(connection) is None
+        is_new = _revision(connection, FLEET) is None
     if is_new:
         migrate(engine)
     else:
         check_revision(engine)
 
 
-def migrate(engine: sa.Engine, *, scripts: Path = _SCRIPTS, head: str = SCHEMA_REVISION) -> None:
-    """Brings the database to `head` in one transaction, two processes at once included.
+def migrate(engine: sa.Engine, schema: Schema = FLEET) -> None:
+    """Brings the tables of `schema` to its head in one transaction, two processes at once included.
 
-    Before an existing SQLite database is changed, a copy of it is left beside it as `<file>.<revision>.bak`.
+    Before tables of an SQLite database are changed, a copy of it is left beside it as `<file>.<revision>.bak`,
+    with the schema's part before the revision where it has one.
 
-    Raises: ConfigError: the schema is newer than `head`, the tables are not ours, or the copy failed.
+    Raises: ConfigError: the schema is newer than its head here, the tables are not ours, or the copy failed.
     """
     with _naming_file(engine) as name, engine.begin() as connection:
-        current = _revision(connection)
-        if current == head:
+        if connection.dialect.name == "postgresql":
+            # SQLite has taken its write lock already; here the second of two would make the same tables and fail.
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
+        current = _revision(connection, schema)
+        if current == schema.head:
             return
         if current is None:
-            _refuse_foreign_tables(connection, name)
+            _refuse_foreign_tables(connection, schema, name)
         else:
-            _refuse_newer(current, head, name)
-            _back_up(engine, current)
-        _upgrade(connection, scripts, head)
+            _refuse_newer(current, schema, name)
+            _back_up(engine, f"{schema.part}-{current}".lstrip("-"))
+        _upgrade(connection, schema)
 
 
 def _parse_url(url: str | None, data_dir: Path) -> sa.URL:
@@ -152,6 +203,11 @@ def _create_engine(url: sa.URL) -> sa.Engine:
         raise ConfigError(f"database: {url.render_as_string()}: its driver is not installed ({error})") from error
 
 
+def _refuse_absent(path: Path) -> None:
+    if not path.is_file():
+        raise ConfigError(f"{path}: there is no fleet database (start fallow-aggregator run first)")
+
+
 def _configure_sqlite(engine: sa.Engine, *, read_only: bool) -> None:
     @sa.event.listens_for(engine, "connect")
     def _set_pragmas(connection: sqlite3.Connection, _record: object) -> None:
@@ -174,14 +230,18 @@ def _configure_sqlite(engine: sa.Engine, *, read_only: bool) -> None:
 @contextmanager
 def _naming_file(engine: sa.Engine) -> Iterator[str]:
     """Gives the database's name for messages. What SQLite says of a file becomes a ConfigError with that name."""
-    path = _sqlite_path(engine)
-    name = engine.url.render_as_string() if path is None else str(path)
+    name = _name(engine)
     try:
         yield name
     except sa.exc.DatabaseError as error:
-        if path is None:
+        if _sqlite_path(engine) is None:
             raise
         raise ConfigError(f"{name}: {error.orig}") from error
+
+
+def _name(engine: sa.Engine) -> str:
+    path = _sqlite_path(engine)
+    return engine.url.render_as_string() if path is None else str(path)
 
 
 def _sqlite_path(engine: sa.Engine) -> Path | None:
@@ -191,29 +251,34 @@ def _sqlite_path(engine: sa.Engine) -> Path | None:
     return Path(unquote(database.removeprefix("file:")) if "uri" in engine.url.query else database)
 
 
-def _revision(connection: sa.Connection) -> str | None:
-    if not sa.inspect(connection).has_table("alembic_version"):
+def _revision(connection: sa.Connection, schema: Schema) -> str | None:
+    if not sa.inspect(connection).has_table(schema.version_table):
         return None
-    revision: str | None = connection.scalar(sa.text("SELECT version_num FROM alembic_version"))
+    version_num: sa.ColumnClause[str] = sa.column("version_num")
+    revision: str | None = connection.scalar(sa.select(version_num).select_from(sa.table(schema.version_table)))
     return revision
 
 
-def _refuse_newer(current: str, head: str, name: str) -> None:
-    if current > head:
-        raise ConfigError(f"{name}: has schema {current}, newer than the {head} of this program: install the newer one")
+def _refuse_newer(current: str, schema: Schema, name: str) -> None:
+    if current > schema.head:
+        raise ConfigError(
+            f"{name}: has {schema.words} {current}, newer than the {schema.head} of this program: install the newer one"
+        )
 
 
-def _refuse_foreign_tables(connection: sa.Connection, name: str) -> None:
-    taken = sorted(set(sa.inspect(connection).get_table_names()) & set(metadata.tables))
+def _refuse_foreign_tables(connection: sa.Connection, schema: Schema, name: str) -> None:
+    taken = sorted(set(sa.inspect(connection).get_table_names()) & set(schema.tables.tables))
     if taken:
-        raise ConfigError(f"{name}: has tables {', '.join(taken)} but no alembic_version: not made by this program")
+        raise ConfigError(
+            f"{name}: has tables {', '.join(taken)} but no {schema.version_table}: not made by this program"
+        )
 
 
-def _back_up(engine: sa.Engine, revision: str) -> None:
+def _back_up(engine: sa.Engine, label: str) -> None:
     path = _sqlite_path(engine)
     if path is None:
         return
-    copy = path.with_name(f"{path.name}.{revision}.bak")
+    copy = path.with_name(f"{path.name}.{label}.bak")
     partial = copy.with_name(f"{copy.name}.partial")
     try:
         partial.unlink(missing_ok=True)
@@ -230,13 +295,14 @@ def _back_up(engine: sa.Engine, revision: str) -> None:
         raise ConfigError(f"{copy}: the copy before the upgrade failed: {error}") from error
 
 
-def _upgrade(connection: sa.Connection, scripts: Path, head: str) -> None:
+def _upgrade(connection: sa.Connection, schema: Schema) -> None:
     # Alembic and its templates are 15 MB that a running aggregator has no use for.
     from alembic import command  # noqa: PLC0415
     from alembic.config import Config  # noqa: PLC0415
 
     config = Config()
-    config.set_main_option("script_location", str(scripts).replace("%", "%%"))
+    config.set_main_option("script_location", str(schema.scripts).replace("%", "%%"))
     config.set_main_option("path_separator", "os")
     config.attributes["connection"] = connection
-    command.upgrade(config, head)
+    config.attributes["version_table"] = schema.version_table
+    command.upgrade(config, schema.head)

@@ -12,12 +12,12 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.operations import Operations
 from alembic.runtime.migration import MigrationContext
@@ -28,7 +28,17 @@ import aggregator
 from agent.settings import ConfigError
 from aggregator import fleet_db
 from aggregator.fleet import metadata, vm
-from aggregator.fleet_db import SCHEMA_REVISION, check_revision, migrate, open_fleet, open_fleet_read_only, reading
+from aggregator.fleet_db import (
+    FLEET,
+    SCHEMA_REVISION,
+    Schema,
+    check_revision,
+    migrate,
+    open_fleet,
+    open_fleet_read_only,
+    reading,
+)
+from tests.schemas import differences, sqlite_statements
 
 SCRIPTS = Path(aggregator.__file__).parent / "migrations"
 
@@ -44,7 +54,7 @@ def fleet(data_dir: Path) -> Iterator[sa.Engine]:
 
 
 @pytest.fixture
-def later_scripts(tmp_path: Path) -> Path:
+def later(tmp_path: Path) -> Schema:
     """The migrations of a later version of the program: one more step."""
     scripts = tmp_path / "later"
     shutil.copytree(SCRIPTS, scripts, ignore=shutil.ignore_patterns("__pycache__"))
@@ -54,29 +64,18 @@ def later_scripts(tmp_path: Path) -> Path:
         "def upgrade():\n    op.add_column('vm', sa.Column('more', sa.Text()))\n",
         encoding="utf-8",
     )
-    return scripts
-
-
-def schema_sql(path: Path) -> set[str]:
-    """Every CREATE of a SQLite file but Alembic's own, spaces evened out."""
-    connection = sqlite3.connect(path)
-    try:
-        rows = connection.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL AND name NOT LIKE 'alembic%'")
-        return {" ".join(sql.split()) for (sql,) in rows}
-    finally:
-        connection.close()
+    return replace(FLEET, scripts=scripts, head="0002")
 
 
 def test_migrations_lead_to_the_tables_of_the_code(tmp_path: Path) -> None:
     """A migrated database has no difference to `fleet.metadata`, as Alembic and as SQLite itself see it."""
     (tmp_path / "made").mkdir()
     with fleet(tmp_path) as engine, engine.connect() as connection:
-        context = MigrationContext.configure(connection, opts={"compare_server_default": True, "compare_type": True})
-        assert compare_metadata(context, metadata) == []
+        assert differences(connection, metadata) == []
     created = open_fleet(None, tmp_path / "made")
     metadata.create_all(created)
     created.dispose()
-    assert schema_sql(tmp_path / "fleet.db") == schema_sql(tmp_path / "made" / "fleet.db")
+    assert sqlite_statements(tmp_path / "fleet.db") == sqlite_statements(tmp_path / "made" / "fleet.db")
 
 
 def test_migrations_lead_to_the_same_tables_on_postgresql() -> None:
@@ -189,12 +188,12 @@ def test_migrating_twice_changes_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.glob("*.bak")) == []
 
 
-def test_an_upgrade_leaves_a_copy_of_what_was(tmp_path: Path, later_scripts: Path) -> None:
+def test_an_upgrade_leaves_a_copy_of_what_was(tmp_path: Path, later: Schema) -> None:
     """Before an existing database changes, a private, readable copy of it is beside it; rows stay in both."""
     with fleet(tmp_path) as engine:
         with engine.begin() as connection:
             connection.execute(sa.insert(vm).values(vm_id="a"))
-        migrate(engine, scripts=later_scripts, head="0002")
+        migrate(engine, later)
         with reading(engine) as connection:
             assert connection.exec_driver_sql("SELECT vm_id, more FROM vm").all() == [("a", None)]
     copy = tmp_path / "fleet.db.0001.bak"
@@ -205,22 +204,22 @@ def test_an_upgrade_leaves_a_copy_of_what_was(tmp_path: Path, later_scripts: Pat
     connection_before.close()
 
 
-def test_an_upgrade_that_fails_changes_nothing(tmp_path: Path, later_scripts: Path) -> None:
+def test_an_upgrade_that_fails_changes_nothing(tmp_path: Path, later: Schema) -> None:
     """A step that breaks off halfway leaves the schema and the revision of before."""
-    step = later_scripts / "versions" / "0002_more.py"
+    step = later.scripts / "versions" / "0002_more.py"
     step.write_text(step.read_text() + "    raise RuntimeError('halfway')\n", encoding="utf-8")
     with fleet(tmp_path) as engine:
-        before = schema_sql(tmp_path / "fleet.db")
+        before = sqlite_statements(tmp_path / "fleet.db")
         with pytest.raises(RuntimeError, match="halfway"):
-            migrate(engine, scripts=later_scripts, head="0002")
+            migrate(engine, later)
         check_revision(engine)
-    assert schema_sql(tmp_path / "fleet.db") == before
+    assert sqlite_statements(tmp_path / "fleet.db") == before
 
 
-def test_a_newer_database_is_refused(tmp_path: Path, later_scripts: Path) -> None:
+def test_a_newer_database_is_refused(tmp_path: Path, later: Schema) -> None:
     """Neither the daemon nor the report touches a database of a later version, and both say so."""
     with fleet(tmp_path) as engine:
-        migrate(engine, scripts=later_scripts, head="0002")
+        migrate(engine, later)
         with pytest.raises(ConfigError, match=r"fleet\.db: has schema 0002, newer than the 0001"):
             migrate(engine)
     with pytest.raises(ConfigError, match="newer"):
@@ -231,7 +230,7 @@ def test_an_older_database_is_not_read(tmp_path: Path, monkeypatch: pytest.Monke
     """The report refuses a database that waits for its upgrade, and names what brings it."""
     with fleet(tmp_path):
         pass
-    monkeypatch.setattr(fleet_db, "SCHEMA_REVISION", "0002")
+    monkeypatch.setattr(fleet_db, "FLEET", replace(FLEET, head="0002"))
     with pytest.raises(ConfigError, match="start its fallow-aggregator run once"):
         open_fleet_read_only(None, tmp_path)
 
@@ -287,7 +286,7 @@ def test_a_reader_cannot_write(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("postgresql+psycopg://u:secret@h/fallow", "its driver is not installed"),
+        ("postgresql+pg8000://u:secret@h/fallow", "its driver is not installed"),
         ("mysql://h/fallow", "'mysql' is not supported"),
         ("nonsense", "is not a URL"),
         ("sqlite://", "needs the path of a file"),
