@@ -1,127 +1,172 @@
-"""From one VM to its verdict, cause by cause."""
+"""Which verdict a VM gets, why, what it frees and how sure that is."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
-from reports.candidates import DAY_S, Candidate
-from reports.policies import CLASSIC, P95
-from reports.verdicts import Cause, Judgement, Limits, Verdict, judge
-from tests.reports.fleets import DAYS, LOW, NEWEST_S, NOW_S, START_S, candidate, summary, window
+from reports.facts import DAY_S, Vm
+from reports.policies import POLICIES
+from reports.policy import Policy, at_most
+from reports.timetable import WEEK_HOURS
+from reports.verdicts import Cause, Judged, Limits, Settings, Verdict, judge
+from tests.reports.columns import GIB, NOW_S, QUIET, evidence, facts
 
-LENGTH_S = NEWEST_S - START_S
+CPU = Policy(name="cpu", summary="", source="", idle_when=at_most("cpu_busy.mean", 0.1))
+BUSY: Mapping[str, float] = {**QUIET, "cpu_busy_mean_ratio": 0.5, "cpu_busy_p95_ratio": 0.9, "mem_used_max_ratio": 0.9}
+# Little CPU and memory, but more than its policy allows.
+ROOMY: Mapping[str, float] = {**BUSY, "cpu_busy_p95_ratio": 0.1, "mem_used_max_ratio": 0.2}
+OFFICE = [0.4 if day < 5 and 9 <= hour < 17 else 0.005 for day in range(7) for hour in range(24)]
 
 
-def judged(one: Candidate, limits: Limits | None = None) -> Judgement:
-    return judge(one, CLASSIC, limits or Limits(), now_s=NOW_S)
+def judged(
+    columns: Mapping[str, float] = QUIET, *, policy: Policy = CPU, exempt: frozenset[str] = frozenset(), **changes: Any
+) -> Judged:
+    return judge(facts(columns, **changes), policy, Settings(), now_s=NOW_S, exempt=exempt)
+
+
+def cause(columns: Mapping[str, float] = QUIET, **changes: Any) -> Cause:
+    return judged(columns, **changes).cause(0)
+
+
+def vm(**changes: Any) -> Vm:
+    return replace(Vm(vm_id="vm-a", enrolled_s=NOW_S - 90 * DAY_S), **changes)
+
+
+def test_quiet_busy_and_unknown() -> None:
+    """Kept limits are idle, broken ones active, and a missing figure is neither."""
+    assert cause() is Cause.IDLE
+    assert cause(BUSY) is Cause.ACTIVE
+    assert cause({**QUIET, "cpu_busy_mean_ratio": math.nan}) is Cause.MISSING_FIGURE
 
 
 @pytest.mark.parametrize(
-    ("changes", "cause", "words"),
+    ("expected", "changes"),
     [
-        ({}, Cause.IDLE, "mean CPU 2% (at most 10%)"),
-        ({"window": window({**LOW, "mem_used_mean_ratio": 0.3})}, Cause.ACTIVE, "mean memory 30% (above 10%)"),
-        ({"tags": ("x", "fallow:keep")}, Cause.TAGGED, "excluded by tag fallow:keep"),
-        ({"power_state": "off"}, Cause.POWERED_OFF, "powered off"),
-        ({"power_state": "on"}, Cause.IDLE, "idle"),
-        ({"summary": None, "window": None, "enrolled_s": None}, Cause.NO_AGENT, "runs no agent"),
-        ({"summary": None, "window": None}, Cause.NEVER_REPORTED, "never reported"),
-        ({"summary": summary(newest_s=NOW_S - 7200)}, Cause.SILENT, "silent since 2026-11-18 09:06 UTC"),
-        ({"summary": summary(skew_s=-7200.0)}, Cause.CLOCK_SKEW, "off by 2 h (above 2 min)"),
-        ({"summary": summary(flags=("clock_skew",))}, Cause.CLOCK_SKEW, "flagged the VM's clock"),
-        ({"summary": summary(flags=("identity_conflict",))}, Cause.FLAGGED, "identity conflict"),
-        ({"summary": summary(flags=("store_replaced",))}, Cause.FLAGGED, "store replaced"),
-        ({"window": None}, Cause.NO_WINDOW, "no figures yet"),
-        (
-            {"summary": summary(oldest_s=NEWEST_S - DAY_S), "window": window(covered_s=DAY_S)},
-            Cause.TOO_NEW,
-            "too new: first sample 2026-11-17",
-        ),
-        ({"window": window(covered_s=LENGTH_S // 2)}, Cause.GAPS, "gaps: samples cover 50% (less than 95%) of 14 days"),
-        ({"window": window({**LOW, "disk_used_mean_ratio": None})}, Cause.MISSING_FIGURE, "mean disk was not measured"),
+        (Cause.TAGGED, {"vm": vm(tags=("fallow:keep",), power_state="off")}),
+        (Cause.POWERED_OFF, {"vm": vm(power_state="off"), "newest_s": math.nan}),
+        (Cause.NO_AGENT, {"vm": vm(enrolled_s=None), "newest_s": math.nan}),
+        (Cause.NEVER_REPORTED, {"newest_s": math.nan}),
+        (Cause.SILENT, {"newest_s": NOW_S - 3601}),
+        (Cause.CLOCK_SKEW, {"skew_s": -121}),
+        (Cause.CLOCK_SKEW, {"vm": vm(flags=("clock_skew",))}),
+        (Cause.FLAGGED, {"vm": vm(flags=("store_replaced",))}),
+        (Cause.NO_WINDOW, {"days": (7,)}),
+        (Cause.TOO_NEW, {"history_days": 3}),
+        (Cause.GAPS, {"coverage_ratio": 0.9}),
     ],
-    ids=lambda value: value.name if isinstance(value, Cause) else None,
 )
-def test_each_cause(changes: dict[str, Any], cause: Cause, words: str) -> None:
-    """Each cause is found, and its sentence says in plain words what decided."""
-    judgement = judged(candidate(**changes))
-    assert judgement.cause is cause
-    assert judgement.verdict is cause.verdict
-    assert words in judgement.reason
+def test_what_keeps_a_quiet_vm_from_being_idle(expected: Cause, changes: Mapping[str, Any]) -> None:
+    """The first cause that applies is given, and none of them is idleness."""
+    assert cause(**changes) is expected
+    assert expected.verdict in {Verdict.EXCLUDED, Verdict.INSUFFICIENT}
+    assert judged(**changes).score[0] == 0
 
 
-def test_causes_are_tried_in_the_order_of_the_list() -> None:
-    """Of several causes the earlier one is named: what a person decided, then whether it lives, then its figures."""
-    gaps, silent = window({}, covered_s=0), summary(newest_s=0, skew_s=500.0, flags=("store_replaced",))
-    everything = {"tags": ("fallow:keep",), "power_state": "off", "summary": silent, "window": gaps}
-    assert judged(candidate(**everything)).cause is Cause.TAGGED
-    assert judged(candidate(**{**everything, "tags": ()})).cause is Cause.POWERED_OFF
-    assert judged(candidate(summary=silent, window=gaps)).cause is Cause.SILENT
-    assert judged(candidate(summary=summary(skew_s=500.0, flags=("other",)), window=gaps)).cause is Cause.CLOCK_SKEW
-    assert judged(candidate(summary=summary(flags=("other",)), window=gaps)).cause is Cause.FLAGGED
-    assert judged(candidate(window=gaps)).cause is Cause.GAPS
+def test_exempt_vm_is_excluded() -> None:
+    """Somebody asked to keep it."""
+    assert cause(exempt=frozenset({"vm-a"})) is Cause.EXEMPT
+    assert cause(exempt=frozenset({"vm-b"})) is Cause.IDLE
 
 
-def test_silence_begins_beyond_its_limit() -> None:
-    """A newest sample exactly as old as the limit is not silent yet; a second older, it is."""
-    limits = Limits(silent_after_s=900.0)
-    assert judged(candidate(summary=summary(newest_s=NOW_S - 900)), limits).cause is Cause.IDLE
-    assert judged(candidate(summary=summary(newest_s=NOW_S - 901)), limits).cause is Cause.SILENT
+def test_powered_off_is_told_apart_from_silent() -> None:
+    """Both send nothing."""
+    late: dict[str, Any] = {"newest_s": NOW_S - DAY_S}
+    assert cause(**late, vm=vm(power_state="off")) is Cause.POWERED_OFF
+    assert cause(**late, vm=vm(power_state="on")) is Cause.SILENT
 
 
-def test_silence_is_told_with_more_digits_where_words_would_hide_it() -> None:
-    """A sentence never says that 1 h is above 1 h."""
-    assert "3601 s (above 1 h)" in judged(candidate(summary=summary(newest_s=NOW_S - 3601))).reason
+def test_every_window_of_a_policy_must_be_covered() -> None:
+    """A policy that looks at 30 days does not judge a VM that is 20 days old, one that looks at 14 does."""
+    long = replace(CPU, idle_when=at_most("cpu_busy.mean", 0.1, days=30))
+    assert cause(history_days=20) is Cause.IDLE
+    assert cause(history_days=20, policy=long) is Cause.TOO_NEW
 
 
-def test_coverage_is_exact_at_its_limit() -> None:
-    """95 % of the window is enough, a second less is not; it is measured by the window's own length."""
-    enough = math.ceil(0.95 * LENGTH_S)
-    assert judged(candidate(window=window(covered_s=enough))).cause is Cause.IDLE
-    assert judged(candidate(window=window(covered_s=enough - 1))).cause is Cause.GAPS
-    assert judged(candidate(window=window(start_s=NEWEST_S))).cause is Cause.GAPS
+def test_oversized() -> None:
+    """A VM in use that a smaller size would hold frees the difference."""
+    found = judged(ROOMY, cpu_count=8, mem_bytes=16 * GIB)
+    assert found.cause(0) is Cause.OVERSIZED
+    assert (found.freed.vcpus[0], found.freed.mem_bytes[0]) == (6, 12 * GIB)
+    assert found.freed.disk_bytes[0] == 0
 
 
-def test_too_new_begins_after_five_percent_of_the_window() -> None:
-    """A window that began late is too new; the same gap in an older VM's window is a gap."""
-    late_s = DAYS * DAY_S // 20
-    gap = window(covered_s=LENGTH_S // 2)
-    assert judged(candidate(summary=summary(oldest_s=START_S + late_s), window=gap)).cause is Cause.GAPS
-    assert judged(candidate(summary=summary(oldest_s=START_S + late_s + 1), window=gap)).cause is Cause.TOO_NEW
+def test_scheduled() -> None:
+    """A VM busy at office hours frees its size for the share of the week in which it could be off."""
+    found = judged(BUSY, body=evidence(profile=OFFICE))
+    assert found.cause(0) is Cause.SCHEDULED
+    assert found.freed.vcpus[0] == pytest.approx(4 * 123 / WEEK_HOURS)
 
 
-def test_excluding_tags_are_compared_whole() -> None:
-    """A tag that merely contains the excluding one excludes nothing; without such tags nothing is excluded."""
-    assert judged(candidate(tags=("not-fallow:keep",))).cause is Cause.IDLE
-    assert judged(candidate(tags=("fallow:keep",)), Limits(exclude_tags=())).cause is Cause.IDLE
+def test_of_two_proposals_the_larger_is_the_verdict() -> None:
+    """A VM that is both has one verdict and is counted once."""
+    by_hours = judged(ROOMY, body=evidence(profile=OFFICE), cpu_count=2, mem_bytes=2 * GIB)
+    assert by_hours.cause(0) is Cause.SCHEDULED
+    by_size = judged({**ROOMY, "cpu_busy_p95_ratio": 0.01}, body=evidence(profile=OFFICE), cpu_count=32)
+    assert by_size.cause(0) is Cause.OVERSIZED
+    assert by_size.freed.vcpus[0] == 31
 
 
-def test_figures_of_a_vm_without_samples_are_missing_and_not_ok() -> None:
-    """A figure that does not exist is None beside its limit and never passes."""
-    figures = judged(candidate(summary=None, window=None)).figures
-    assert [figure.value for figure in figures] == [None] * 6
-    assert not any(figure.ok for figure in figures)
+def test_idle_frees_the_whole_vm() -> None:
+    """Its vCPUs, its memory and its disk."""
+    freed = judged().freed
+    assert (freed.vcpus[0], freed.mem_bytes[0], freed.disk_bytes[0]) == (4, 8 * GIB, 40 * GIB)
 
 
-def test_the_evidence_of_silence_and_clock_stands_beside_limits() -> None:
-    """Age of the newest sample and clock skew are figures too, the skew without its sign."""
-    figures = {figure.name: figure for figure in judged(candidate(summary=summary(skew_s=-130.0))).figures}
-    assert (figures["newest_age_s"].value, figures["newest_age_s"].limit, figures["newest_age_s"].ok) == (
-        300,
-        3600,
-        True,
-    )
-    assert (figures["clock_skew_s"].value, figures["clock_skew_s"].limit, figures["clock_skew_s"].ok) == (
-        130,
-        120,
-        False,
-    )
+def test_active_frees_nothing() -> None:
+    """Nor has it a score."""
+    found = judged(BUSY)
+    assert not any(part[0] for part in found.freed)
+    assert found.score[0] == found.confidence_ratio[0] == 0
 
 
-def test_p95_forgives_a_mean_that_classic_does_not() -> None:
-    """Each policy looks at its own figures alone."""
-    one = candidate(window=window({"cpu_busy_p95_ratio": 0.05, "mem_used_mean_ratio": 0.9}))
-    assert judge(one, P95, Limits(), now_s=NOW_S).verdict is Verdict.IDLE
+def test_confidence_by_hand() -> None:
+    """Four weeks, no gap, far inside: 1. At the limit, half of the margin's part. New: half of the age's part."""
+    assert judged().confidence_ratio[0] == 1
+    assert judged({**QUIET, "cpu_busy_mean_ratio": 0.1}).confidence_ratio[0] == 0.5
+    assert judged(history_days=14).confidence_ratio[0] == 0.75
+
+
+def test_score_is_capacity_by_confidence() -> None:
+    """4 vCPU and 8 GiB count as 6 vCPU."""
+    assert judged().score[0] == 6
+    assert judged(history_days=14).score[0] == 4.5
+
+
+def test_silence_is_measured_from_now() -> None:
+    """The limit itself is not beyond it."""
+    assert cause(newest_s=NOW_S - 3600) is Cause.IDLE
+
+
+def test_tags_that_exclude_are_configured() -> None:
+    """Without any, the usual one is a tag like others."""
+    settings = Settings(limits=Limits(exclude_tags=()))
+    found = judge(facts(vm=vm(tags=("fallow:keep",))), CPU, settings, now_s=NOW_S)
+    assert found.cause(0) is Cause.IDLE
+
+
+def test_no_policy_calls_a_vm_without_figures_idle() -> None:
+    """Not measured is never zero use."""
+    for policy in POLICIES.values():
+        assert cause({}, policy=policy).verdict is Verdict.INSUFFICIENT, policy.name
+
+
+def test_logins_and_bursts_count_as_use() -> None:
+    """Under our own policy a VM without CPU is in use while people are logged in, or its moments are busy."""
+    ours = POLICIES["fallow-balanced"]
+    body = evidence(cpu_s={0.0: 86_400}, daily_bytes=[0] * 14)
+    assert cause(policy=ours, body=body) is Cause.IDLE
+    assert cause(policy=ours, body=body, users_ratio=0.1).verdict is not Verdict.IDLE
+    assert cause({**QUIET, "cpu_max_p95_ratio": 0.9}, policy=ours, body=body).verdict is not Verdict.IDLE
+
+
+def test_verdicts_are_disjoint() -> None:
+    """Each code is one cause, and what is freed belongs to it alone."""
+    found = judged(ROOMY, body=evidence(profile=OFFICE))
+    assert sum(int(found.of(each)[0]) for each in Cause) == 1
+    assert np.count_nonzero([part[0] for part in found.freed]) == 2

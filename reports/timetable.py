@@ -1,0 +1,93 @@
+"""VMs that are busy only at regular hours, and when they could be off. Pure numpy.
+
+The profile holds, for each hour of the week, the mean CPU of four weeks. Work at irregular times raises the mean of
+many cells a little, regular work that of a few cells a lot: only the latter leaves long rests.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from aggregator.histogram import Floats
+from reports.facts import Facts
+from reports.policy import Bools
+
+WEEK_HOURS = 168
+_WEEKS = 4
+_SEEN_CELL = WEEK_HOURS // 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimetableLimits:
+    """When a VM is worth a timetable.
+
+    Args:
+        rest_ratio: a cell with at most this mean CPU is at rest.
+        work_ratio: the working cells have at least this mean CPU together.
+        min_rest_h: shorter rests are not worth a stop and a start.
+        early_h: hours it is on before work begins.
+        min_off_h_per_week: fewer hours off are not worth a timetable.
+        min_weeks: fewer weeks of samples give no timetable; fewer than four give a provisional one.
+    """
+
+    rest_ratio: float = 0.02
+    work_ratio: float = 0.05
+    min_rest_h: int = 5
+    early_h: int = 1
+    min_off_h_per_week: int = 40
+    min_weeks: int = 2
+
+
+class Timetables(NamedTuple):
+    """Proposed timetables.
+
+    Attributes:
+        scheduled: (n,) busy at regular hours only.
+        off: (n, 168) hours of the week, Monday 00:00 UTC first, in which the VM could be off.
+        off_h_per_week: (n,) hours.
+        provisional: (n,) fewer than four weeks were seen.
+        cpu_ratio: (n, 168) the profile, NaN where a cell was never covered.
+    """
+
+    scheduled: Bools
+    off: Bools
+    off_h_per_week: Floats
+    provisional: Bools
+    cpu_ratio: Floats
+
+
+def propose(facts: Facts, limits: TimetableLimits) -> Timetables:
+    """A timetable for every VM whose profile has long rests and real work between them."""
+    seconds, cpu_ratio = facts.evidence.profile()
+    # How often nine cells of ten were seen: the open hour, or a restart, costs no VM its weeks. What was never seen is
+    # not at rest all the same.
+    weeks = np.floor(np.partition(seconds, _SEEN_CELL, axis=1)[:, _SEEN_CELL] / 3600 + 0.1)
+    rest = (cpu_ratio <= limits.rest_ratio) & ~np.isnan(cpu_ratio)
+    rests = _long_rests(rest, limits.min_rest_h + limits.early_h)
+    # On again before work begins: the last hours of each rest are not off.
+    off = np.logical_and.reduce([np.roll(rests, -hours, axis=1) for hours in range(limits.early_h + 1)])
+    off_h = off.sum(axis=1)
+    working = ~rest
+    work_cells = working.sum(axis=1)
+    work = np.where(working, np.nan_to_num(cpu_ratio), 0.0).sum(axis=1) / np.maximum(work_cells, 1)
+    scheduled = (
+        (weeks >= limits.min_weeks)
+        & (work_cells > 0)
+        & (work >= limits.work_ratio)
+        & (off_h >= limits.min_off_h_per_week)
+    )
+    return Timetables(scheduled, off, off_h.astype(np.float64), weeks < _WEEKS, cpu_ratio)
+
+
+def _long_rests(rest: Bools, hours: int) -> Bools:
+    """Runs of rest of at least so many hours, round the end of the week."""
+    begins = rest.copy()
+    for shift in range(1, hours):
+        begins &= np.roll(rest, -shift, axis=1)
+    long = begins.copy()
+    for shift in range(1, hours):
+        long |= np.roll(begins, shift, axis=1)
+    return long
