@@ -1,47 +1,61 @@
-"""`python -m bench report`: the top 20 of a large fleet, from the summaries."""
+"""`python -m bench report`: judging a large fleet by every policy, and the report on it from stored verdicts.
+
+The fleet has all windows and a histogram blob for each VM. Verdicts are stored by the job that a service runs every
+hour; the report is the whole command, from the start of Python to the last line.
+"""
 
 from __future__ import annotations
 
 import argparse
 import io
 import json
-import random
+import resource
+import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-import uuid
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from itertools import islice
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import sqlalchemy as sa
 
-from agent.settings import parse_count
-from aggregator.fleet import vm, vm_summary, vm_window
-from aggregator.fleet_db import open_fleet
-from aggregator.summary import METRICS, WINDOWS_DAYS
+from agent.settings import ConfigError, parse_count
+from aggregator.fleet_db import open_fleet_read_only
 from bench.outcome import Bar, Outcome, Say
+from bench.postgres import PostgresAbsent, postgres_server
+from bench.report_fleet import build_fleet
 from reports.__main__ import main as fallow_report
+from reports.fleet import read_facts, snapshot
+from reports.judging import judge_by_all, judged_days
+from reports.policies import POLICIES
+from reports.verdicts import Settings
 
+JUDGED_VMS = 100_000
+JUDGING_LIMIT_S = 5.0
+COMMAND_LIMIT_S = 1.0
 REPORT_LIMIT_S = 0.3
-_CHUNK = 5_000
-_DAY_S = 86_400
-# How busy a profile's CPU is on average, how far its peaks rise above that, and how common it is.
-_PROFILES = ((0.005, 0.02, 35), (0.08, 0.4, 20), (0.04, 0.9, 10), (0.45, 0.4, 30), (0.02, 0.9, 5))
-_CPU_COUNTS, _CPU_WEIGHTS = (1, 2, 4, 8, 16, 32), (10, 30, 30, 20, 8, 2)
-_GIB_PER_CPU = (1, 2, 4, 8)
+# What a VM takes in the database, indexes and all, twice: a run of verdicts goes through the write-ahead log.
+_BYTES_A_VM = 2 * 14_000
+_TOP = 50
+# Room for what is read again and again; the rest of the server is as it comes.
+_POSTGRES = {"shared_buffers": "256MB", "max_wal_size": "4GB", "maintenance_work_mem": "256MB"}
 
 
-@dataclass(frozen=True, slots=True)
-class FleetVm:
-    """One made-up VM: its row of each table but for the window, and the figures of all its windows."""
+class _Measured(NamedTuple):
+    figures: dict[str, object]
+    bars: tuple[Bar, ...]
 
-    vm: dict[str, object]
-    summary: dict[str, object] | None
-    figures: dict[str, float]
+
+class _Run(NamedTuple):
+    """One report: what it took, and what it printed."""
+
+    wall_s: float
+    cpu_s: float
+    answer: bytes
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -49,146 +63,146 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--vms", type=parse_count, default=100_000, help="VMs of the fleet (default: 100000)")
     parser.add_argument("--rounds", type=parse_count, default=7, help="reports whose median is taken (default: 7)")
     parser.add_argument("--seed", type=int, default=1, help="of the made-up fleet (default: 1)")
+    parser.add_argument("--postgres", action="store_true", help="the same on a PostgreSQL server of its own")
+    parser.add_argument("--folder", type=Path, help="where the databases go (default: a temporary folder)")
 
 
 def run(options: argparse.Namespace, say: Say) -> Outcome:
-    """Builds a fleet database and reports on it, in this process and as a command.
+    """Builds a fleet on each database, judges it, stores the verdicts and reports from them.
 
-    Raises: OSError, subprocess.SubprocessError: the command or the database failed.
+    Raises:
+        ConfigError: not enough disk, or PostgreSQL is not installed.
+        OSError, subprocess.SubprocessError: the command or the database failed.
     """
     now_s = int(time.time()) // 60 * 60
-    with tempfile.TemporaryDirectory(prefix="fallow-bench-") as folder:
-        data = Path(folder)
-        say(f"a fleet of {options.vms} VMs, {len(WINDOWS_DAYS)} windows each ...")
-        build_fleet(data, vms=options.vms, now_s=now_s, seed=options.seed)
-        argv = ["--data", folder, "--window", "14d", "--top", "20", "--policy", "classic"]
-        say(f"{options.rounds} reports in this process ...")
-        wall_s, cpu_s = _time_reports(argv, options.rounds, now_s)
-        say("the whole command ...")
-        began_s = time.perf_counter()
-        command = [sys.executable, "-m", "reports", *argv, "--json", "--silent-after", "12h"]
-        answer = subprocess.run(command, check=True, stdout=subprocess.PIPE, timeout=600).stdout
-        command_s = time.perf_counter() - began_s
-        database_bytes = sum(path.stat().st_size for path in data.glob("fleet.db*"))
-    median_s = statistics.median(wall_s)
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fallow-bench-", dir=options.folder)))
+        _check_disk(folder, options.vms, databases=2 if options.postgres else 1)
+        url = stack.enter_context(_postgres(options.folder)) if options.postgres else None
+        say(f"SQLite: a fleet of {options.vms:,} VMs ...")
+        build_fleet(folder, vms=options.vms, now_s=now_s, seed=options.seed)
+        judged = _judge(folder, min(options.vms, JUDGED_VMS), now_s, say)
+        sides = {"sqlite": _report("SQLite", ["--data", str(folder)], options, now_s, say)}
+        database_bytes = sum(path.stat().st_size for path in folder.glob("fleet.db*"))
+        if url is not None:
+            say(f"PostgreSQL: a fleet of {options.vms:,} VMs ...")
+            build_fleet(folder, vms=options.vms, now_s=now_s, seed=options.seed, url=url)
+            _vacuum(url)
+            sides["postgresql"] = _report("PostgreSQL", ["--fleet", url], options, now_s, say)
     return Outcome(
         figures={
             "vms": options.vms,
-            "idle_vms": json.loads(answer)["totals"]["idle"],
-            "report_s": median_s,
-            "report_max_s": max(wall_s),
-            "cpu_s": statistics.median(cpu_s),
-            "command_s": command_s,
-            "database_bytes": database_bytes,
+            "policies": len(POLICIES),
+            **judged.figures,
+            "sqlite_bytes": database_bytes,
+            **{name: side.figures for name, side in sides.items()},
         },
-        bars=(Bar(f"top 20 of {options.vms} VMs over 14 days, in the process, s", median_s, REPORT_LIMIT_S),),
+        bars=(*judged.bars, *(bar for side in sides.values() for bar in side.bars)),
     )
 
 
-def _time_reports(argv: list[str], rounds: int, now_s: int) -> tuple[list[float], list[float]]:
-    wall_s, cpu_s = [], []
-    # The first one imports what the others have at hand; the command's time shows what that costs.
-    for _ in range(rounds + 1):
-        began_s, began_cpu_s = time.perf_counter(), time.process_time()
-        code = fallow_report(argv, clock=lambda: now_s, environ={}, out=io.StringIO())
-        wall_s.append(time.perf_counter() - began_s)
-        cpu_s.append(time.process_time() - began_cpu_s)
-        if code != 0:
-            raise OSError(f"the report ended with exit code {code}")
-    return wall_s[1:], cpu_s[1:]
+def _check_disk(folder: Path, vms: int, *, databases: int) -> None:
+    needed, free = databases * vms * _BYTES_A_VM, shutil.disk_usage(folder).free
+    if free < needed:
+        raise ConfigError(f"--vms: {vms:,} VMs take {needed:,} bytes of disk, {folder} has {free:,}: choose --folder")
 
 
-def build_fleet(data: Path, *, vms: int, now_s: int, seed: int) -> None:
-    """A fleet database in the directory `data`: repeatable, rows in no order, some of every verdict."""
-    # Alembic is what an aggregator starts with; reports and the other benchmarks do without.
-    from aggregator.fleet_db import migrate  # noqa: PLC0415
-
-    engine = open_fleet(None, data)
+@contextmanager
+def _postgres(parent: Path | None) -> Iterator[str]:
     try:
-        migrate(engine)
-        fleet = _fleet(random.Random(seed), now_s, vms)
-        while chunk := list(islice(fleet, _CHUNK)):
-            with engine.begin() as connection:
-                connection.execute(sa.insert(vm), [one.vm for one in chunk])
-                connection.execute(sa.insert(vm_summary), [one.summary for one in chunk if one.summary])
-                connection.execute(sa.insert(vm_window), [row for one in chunk for row in _windows(one)])
+        with postgres_server(_POSTGRES, parent=parent) as server, server.database() as url:
+            yield url
+    except PostgresAbsent as absent:
+        raise ConfigError(f"--postgres: {absent}") from absent
+
+
+def _vacuum(url: str) -> None:
+    # As the server's own cleaning would have done by the time that a fleet is so large.
+    engine = sa.create_engine(url, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.exec_driver_sql("VACUUM ANALYZE")
+    engine.dispose()
+
+
+def _judge(folder: Path, vms: int, now_s: int, say: Say) -> _Measured:
+    """Verdicts by every policy: the fleet is read once, with its histograms."""
+    say(f"judging {vms:,} VMs by {len(POLICIES)} policies ...")
+    policies, settings = tuple(POLICIES.values()), Settings()
+    engine = open_fleet_read_only(None, folder)
+    try:
+        began_s, began_cpu_s = time.perf_counter(), time.process_time()
+        judged = 0
+        with snapshot(engine) as connection:
+            for facts in read_facts(connection, judged_days(policies, settings)):
+                judge_by_all(facts, policies, settings, now_s=now_s)
+                judged += len(facts)
+                if judged >= vms:
+                    break
+        wall_s, cpu_s = time.perf_counter() - began_s, time.process_time() - began_cpu_s
     finally:
         engine.dispose()
+    figures: dict[str, object] = {"judged_vms": judged, "judge_all_s": wall_s, "judge_all_cpu_s": cpu_s}
+    name = f"verdicts on {judged:,} VMs by all {len(policies)} policies, read from the database, s"
+    return _Measured(figures, (Bar(name, wall_s, JUDGING_LIMIT_S),))
 
 
-def _fleet(draw: random.Random, now_s: int, vms: int) -> Iterator[FleetVm]:
-    for place in range(vms):
-        vm_id = str(uuid.UUID(int=draw.getrandbits(128), version=4))
-        luck = draw.random()
-        tags = ["production", "fallow:keep"] if luck < 0.02 else ["production"] if luck < 0.3 else []
-        row: dict[str, object] = {
-            "vm_id": vm_id,
-            "name": f"vm-{place}",
-            "hostname": f"host-{place}.example",
-            "owner": f"team-{place % 97}",
-            "tags": json.dumps(tags),
-            "power_state": draw.choices((None, "on", "off"), (60, 39, 1))[0],
-            "enrolled_s": now_s - 60 * _DAY_S if luck < 0.98 else None,
-        }
-        yield FleetVm(row, _summary(draw, vm_id, now_s) if luck < 0.98 else None, _figures(draw))
-
-
-def _summary(draw: random.Random, vm_id: str, now_s: int) -> dict[str, object]:
-    cpu_count = draw.choices(_CPU_COUNTS, _CPU_WEIGHTS)[0]
-    silent, new = draw.random() < 0.03, draw.random() < 0.03
-    newest_s = now_s - (draw.randrange(1, 20) * _DAY_S if silent else 60 * draw.randrange(1, 16))
-    return {
-        "vm_id": vm_id,
-        "oldest_s": newest_s - (draw.randrange(1, 12) if new else 60) * _DAY_S,
-        "newest_s": newest_s,
-        "received_s": newest_s + 1.5,
-        "skew_s": draw.gauss(0, 1) if draw.random() < 0.995 else 7200.0,
-        "interval_s": 60,
-        "conflicts": 0,
-        "cpu_count": cpu_count,
-        # The kernel keeps some of it, differently on each machine.
-        "mem_total_bytes": cpu_count * draw.choice(_GIB_PER_CPU) * 2**30 - draw.randrange(2**16, 2**18) * 1024,
-        "disk_total_bytes": draw.choice((20, 40, 80, 160)) * 2**30,
-        "flags": '["identity_conflict"]' if draw.random() < 0.001 else "[]",
-        "updated_s": now_s - 300.0,
+def _report(name: str, source: list[str], options: argparse.Namespace, now_s: int, say: Say) -> _Measured:
+    """The job that stores verdicts, then reports from them: whole commands, and in this process."""
+    # Long runs: a fleet that was made an hour ago has not gone silent.
+    source = [*source, "--silent-after", "12h"]
+    say(f"{name}: storing verdicts on {options.vms:,} VMs ...")
+    stored = _run_command(["judge", "--store", *source])
+    say(f"{name}: {options.rounds} reports ...")
+    commands = [_run_command([*source, "--top", str(_TOP), "--json"]) for _ in range(options.rounds)]
+    for command in commands:
+        _check_stored(json.loads(command.answer))
+    # The first one imports what the others have at hand; the command's time shows what that costs.
+    here = [_run_here([*source, "--top", "20"], now_s) for _ in range(options.rounds + 1)][1:]
+    figures: dict[str, object] = {
+        "store_s": stored.wall_s,
+        "store_cpu_s": stored.cpu_s,
+        "command_s": statistics.median(command.wall_s for command in commands),
+        "command_max_s": max(command.wall_s for command in commands),
+        "command_cpu_s": statistics.median(command.cpu_s for command in commands),
+        "report_s": statistics.median(report.wall_s for report in here),
+        "report_cpu_s": statistics.median(report.cpu_s for report in here),
     }
+    command_s, report_s = (statistics.median(run.wall_s for run in runs) for runs in (commands, here))
+    return _Measured(
+        figures,
+        (
+            Bar(
+                f"{name}: fallow-report, top {_TOP} of {options.vms:,} VMs, whole command, s",
+                command_s,
+                COMMAND_LIMIT_S,
+            ),
+            Bar(f"{name}: top 20 of {options.vms:,} VMs, in the process, s", report_s, REPORT_LIMIT_S),
+        ),
+    )
 
 
-def _figures(draw: random.Random) -> dict[str, float]:
-    cpu_mean, peak, _ = draw.choices(_PROFILES, [weight for *_, weight in _PROFILES])[0]
-    mean_ratio = {
-        "cpu_busy": min(1.0, cpu_mean * draw.lognormvariate(0, 0.5)),
-        "cpu_max": min(1.0, cpu_mean * 2 * draw.lognormvariate(0, 0.5)),
-        "mem_used": draw.betavariate(1.2, 4),
-        "disk_used": draw.betavariate(1.2, 5),
-    }
-    above = {"mean": 0.0, "p50": 0.0, "p95": 0.5, "p99": 0.8, "max": 1.0}
-    bytes_per_s = 200_000 * cpu_mean * draw.lognormvariate(0, 1)
-    figures: dict[str, float] = {}
-    for metric in METRICS:
-        for statistic in metric.statistics:
-            if metric.unit == "ratio":
-                value = min(1.0, mean_ratio[metric.name] + above[statistic] * peak * draw.random())
-            else:
-                value = bytes_per_s * (1 + 20 * above[statistic]) * draw.random()
-            figures[metric.column(statistic)] = value
-    return figures
+def _run_command(argv: list[str]) -> _Run:
+    """A command of `fallow-report`, from the start of Python on."""
+    began_s, began_cpu_s = time.perf_counter(), _children_cpu_s()
+    answer = subprocess.run([sys.executable, "-m", "reports", *argv], check=True, stdout=subprocess.PIPE, timeout=7200)
+    return _Run(time.perf_counter() - began_s, _children_cpu_s() - began_cpu_s, answer.stdout)
 
 
-def _windows(one: FleetVm) -> Iterator[Mapping[str, object]]:
-    if one.summary is None:
-        return
-    newest_s, oldest_s = one.summary["newest_s"], one.summary["oldest_s"]
-    assert isinstance(newest_s, int)
-    assert isinstance(oldest_s, int)
-    for days in WINDOWS_DAYS:
-        start_s = -(-newest_s // 3600) * 3600 - days * _DAY_S
-        yield {
-            "window_days": days,
-            "vm_id": one.vm["vm_id"],
-            "start_s": start_s,
-            "end_s": newest_s,
-            "covered_s": newest_s - max(start_s, oldest_s),
-            "users_s": 0,
-            **one.figures,
-        }
+def _children_cpu_s() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def _check_stored(report: dict[str, object]) -> None:
+    """Raises OSError: the report was not made from the verdicts that were stored for it."""
+    if report["judged_at_s"] == report["generated_at_s"]:
+        raise OSError("the report judged the fleet itself: nothing that was stored fits it")
+
+
+def _run_here(argv: list[str], now_s: int) -> _Run:
+    out = io.StringIO()
+    began_s, began_cpu_s = time.perf_counter(), time.process_time()
+    code = fallow_report(argv, clock=lambda: now_s, environ={}, out=out)
+    if code != 0:
+        raise OSError(f"the report ended with exit code {code}")
+    return _Run(time.perf_counter() - began_s, time.process_time() - began_cpu_s, out.getvalue().encode())

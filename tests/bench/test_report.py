@@ -7,23 +7,34 @@ from pathlib import Path
 
 import pytest
 
+from agent.settings import ConfigError
 from aggregator.fleet_db import open_fleet_read_only
-from bench.report import add_options, build_fleet, run
-from reports.policies import P95
-from reports.query import Question, Report, read_report, snapshot
-from reports.verdicts import Limits, Verdict
+from bench import report as benchmark
+from bench.outcome import Outcome
+from bench.postgres import PostgresAbsent
+from bench.report_fleet import build_fleet
+from reports.fleet_report import make_report
+from reports.policies import POLICIES
+from reports.report import Question, Report
+from reports.verdicts import Settings, Verdict
+from tests.postgres import postgres_database
 
 NOW_S = 1_795_000_020
 
 
-def report_on(data: Path) -> Report:
-    engine = open_fleet_read_only(None, data)
-    question = Question(policy=P95, limits=Limits(), window_days=14, now_s=NOW_S, verdict=None)
+def report_on(data: Path, url: str | None = None) -> Report:
+    engine = open_fleet_read_only(url, data)
+    asked = Question(policy=POLICIES["fallow-balanced"], settings=Settings(), now_s=NOW_S, reclaimable=False)
     try:
-        with snapshot(engine) as connection:
-            return read_report(connection, question)
+        return make_report(engine, asked)
     finally:
         engine.dispose()
+
+
+def measured(*argv: str) -> Outcome:
+    parser = argparse.ArgumentParser()
+    benchmark.add_options(parser)
+    return benchmark.run(parser.parse_args(["--vms", "60", "--rounds", "1", *argv]), lambda line: None)
 
 
 def test_the_fleet_is_repeatable_and_holds_every_verdict(tmp_path: Path) -> None:
@@ -32,20 +43,46 @@ def test_the_fleet_is_repeatable_and_holds_every_verdict(tmp_path: Path) -> None
     for name in ("a", "b"):
         data = tmp_path / name
         data.mkdir()
-        build_fleet(data, vms=400, now_s=NOW_S, seed=3)
+        build_fleet(data, vms=300, now_s=NOW_S, seed=3, histories=20)
         reports.append(report_on(data))
     assert reports[0] == reports[1]
     assert all(reports[0].totals.of(verdict) for verdict in Verdict)
-    assert reports[0].totals.vms == 400
+    assert reports[0].totals.vms == 300
 
 
 @pytest.mark.real
-def test_it_measures_and_holds_the_bar() -> None:
-    """Figures have their units and the bar is the one that was promised."""
-    parser = argparse.ArgumentParser()
-    add_options(parser)
-    outcome = run(parser.parse_args(["--vms", "200", "--rounds", "1"]), lambda line: None)
-    assert outcome.figures["vms"] == 200
-    assert {"report_s", "cpu_s", "command_s"} <= outcome.figures.keys()
-    (bar,) = outcome.bars
-    assert (bar.value, bar.limit, bar.at_least) == (outcome.figures["report_s"], 0.3, False)
+def test_the_fleet_is_the_same_on_postgresql(tmp_path: Path, pytestconfig: pytest.Config) -> None:
+    """Both databases are measured on the same VMs."""
+    build_fleet(tmp_path, vms=100, now_s=NOW_S, seed=3, histories=10)
+    with postgres_database(pytestconfig) as url:
+        build_fleet(tmp_path, vms=100, now_s=NOW_S, seed=3, histories=10, url=url)
+        assert report_on(tmp_path, url) == report_on(tmp_path)
+
+
+@pytest.mark.real
+def test_it_measures_and_holds_the_bars() -> None:
+    """Figures have their units and the bars are those that were promised."""
+    outcome = measured()
+    assert (outcome.figures["vms"], outcome.figures["judged_vms"]) == (60, 60)
+    on_sqlite = outcome.figures["sqlite"]
+    assert isinstance(on_sqlite, dict)
+    assert {"store_s", "command_s", "command_cpu_s", "report_s", "report_cpu_s"} <= on_sqlite.keys()
+    assert [(bar.value, bar.limit, bar.at_least) for bar in outcome.bars] == [
+        (outcome.figures["judge_all_s"], 5.0, False),
+        (on_sqlite["command_s"], 1.0, False),
+        (on_sqlite["report_s"], 0.3, False),
+    ]
+
+
+@pytest.mark.real
+def test_what_is_missing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before an hour of building, not after it."""
+
+    def absent(*_arguments: object, **_options: object) -> object:
+        raise PostgresAbsent("psycopg is not installed")
+
+    monkeypatch.setattr(benchmark, "postgres_server", absent)
+    with pytest.raises(ConfigError, match="--postgres: psycopg is not installed"):
+        measured("--postgres")
+    with pytest.raises(ConfigError, match=r"--vms: 1,000,000,000,000 VMs take .* choose --folder"):
+        measured("--vms", str(10**12))
