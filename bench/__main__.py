@@ -24,6 +24,8 @@ NAMES: Mapping[str, str] = {
     "flush": "buffer to stores to summaries, on stores that already hold a history",
     "agent": "memory and CPU of the agent on this machine, with TLS",
     "report": "the top 20 of a large fleet, from the summaries",
+    "pages": "the pages of a large fleet: the ranked list asked for in many ways, one VM with its charts",
+    "verdicts": "every policy on recorded VMs: what it frees, and how much of that was used later",
     "kill": "kill -9 under load, again and again: what was acknowledged against what is stored",
 }
 
@@ -66,24 +68,50 @@ def as_json(outcome: Outcome) -> str:
 
 
 def as_table(outcome: Outcome) -> str:
-    """The same for people, a line each."""
-    rows = [(name, _number(value)) for name, value in flatten(outcome.figures).items()]
+    """The same for people, a line each; a figure that is a list of rows as a table below."""
+    figures = flatten(outcome.figures)
+    tables = {name: table for name, value in figures.items() if (table := _rows(value))}
+    rows = [(name, _number(value)) for name, value in figures.items() if name not in tables]
     for bar in outcome.bars:
         side = "at least" if bar.at_least else "at most"
         verdict = "ok" if bar.ok else "MISSED"
         rows.append((bar.name, f"{_number(bar.value)} ({side} {_number(bar.limit)}): {verdict}"))
     width = max((len(name) for name, _ in rows), default=0)
-    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+    lines = [f"{name:<{width}}  {value}" for name, value in rows]
+    for name, table in tables.items():
+        lines += ["", f"{name}:", *_table_lines(table)]
+    return "\n".join(lines)
+
+
+def _rows(value: object) -> list[Mapping[str, object]]:
+    """The rows of a figure that is a table; none where it is another figure."""
+    is_table = isinstance(value, list) and len(value) > 0 and all(isinstance(row, Mapping) for row in value)
+    return value if is_table else []  # type: ignore[return-value]
+
+
+def _table_lines(rows: Sequence[Mapping[str, object]]) -> list[str]:
+    header = list(rows[0])
+    cells = [header, *([_number(row[name]) for name in header] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells]
 
 
 def _finite(value: object) -> object:
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    if isinstance(value, Mapping):
+        return {name: _finite(item) for name, item in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _number(value: object) -> str:
     if value is None:
         return "-"
-    return f"{value:,.4g}" if isinstance(value, float) else str(value)
+    if isinstance(value, list):
+        return ", ".join(map(_number, value)) or "-"
+    if isinstance(value, float):
+        return f"{value:,.0f}" if 10_000 <= abs(value) < 1e12 else f"{value:,.4g}"
+    return str(value)
 
 
 def load(name: str) -> Benchmark:
@@ -132,7 +160,7 @@ def main(
 
 
 def _parser() -> argparse.ArgumentParser:
-    summaries = "\n".join(f"  {name:<8}{summary}" for name, summary in NAMES.items())
+    summaries = "\n".join(f"  {name:<10}{summary}" for name, summary in NAMES.items())
     parser = argparse.ArgumentParser(
         prog="python -m bench",
         description="Measures fallow against its bars. Progress goes to stderr, figures to stdout.",
