@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from reports.facts import Vm
@@ -80,7 +80,7 @@ def _of_policy(grounds: Grounds, settings: Settings) -> str:
         names = dict.fromkeys(figure.words for figure in judged if figure.value is None and not figure.optional)
         return f"Missing figure: {listed_words([*names])} not measured"
     if cause is Cause.IDLE:
-        return f"Idle: {_list(figure for figure in judged if figure.decides)}; {_covered(coverage)}"
+        return f"Idle: {_first_of([figure for figure in judged if figure.decides])}; {_covered(coverage)}"
     if cause is Cause.SCHEDULED and timetable is not None:
         return _of_timetable(timetable)
     if cause is Cause.OVERSIZED and size is not None and proposal is not None:
@@ -111,6 +111,8 @@ _WITHOUT_SAMPLES = {
     Cause.NO_AGENT: "Runs no agent: known from an import alone",
     Cause.NEVER_REPORTED: "Never reported: enrolled, but no sample has arrived yet",
 }
+# A sentence with more figures than these is not read to its end; the evidence has them all.
+_NAMED = 3
 _LIMITS = {
     Comparison.AT_MOST: "limit {}",
     Comparison.BELOW: "limit: below {}",
@@ -119,7 +121,20 @@ _LIMITS = {
 
 
 def _list(figures: Iterable[Figure]) -> str:
-    return listed_words([f"{_measured(figure)} ({_limit(figure)})" for figure in figures])
+    return listed_words(_beside_limits(figures))
+
+
+def _first_of(figures: Sequence[Figure]) -> str:
+    """The first few, which tell what the VM looks like; how many more there are that nothing speaks against."""
+    if len(figures) <= _NAMED + 1:
+        return _list(figures)
+    return listed_words(
+        [*_beside_limits(figures[:_NAMED]), f"{len(figures) - _NAMED} more figures within their limits"]
+    )
+
+
+def _beside_limits(figures: Iterable[Figure]) -> list[str]:
+    return [f"{_measured(figure)} ({_limit(figure)})" for figure in figures]
 
 
 def _measured(figure: Figure) -> str:

@@ -230,3 +230,11 @@ def test_every_policy_explains_every_verdict() -> None:
             reason = explained(columns, policy, body=evidence(cpu_s={0.01: 600}, daily_bytes=[5])).reason
             assert reason
             assert reason.isprintable()
+
+
+def test_a_long_list_is_cut_where_one_stops_reading() -> None:
+    """The figures that tell what the VM looks like come first; the rest are counted, and stand in the evidence."""
+    found = explained(QUIET, POLICIES["fallow-balanced"], body=evidence(cpu_s={0.0: 600}, daily_bytes=[0] * 14))
+    assert found.reason.startswith("Idle: highest CPU 0% (limit: below 5%), ")
+    assert re.search(r" and \d more figures within their limits; samples cover ", found.reason)
+    assert len([figure for figure in found.figures if figure.decides]) > 4
