@@ -31,8 +31,11 @@ from bench.demo_plan import (
     parse_options,
     read_fleet_counts,
     read_manifest,
+    read_pages_address,
     read_verdicts,
     report_argv,
+    report_config,
+    serve_argv,
     summary,
 )
 from bench.demo_progress import LogFollower, showing_progress
@@ -153,23 +156,39 @@ def run(options: Options, places: Places, programs: Programs) -> int:
     if truth and not wrong:
         say(f"the verdicts on all {len(truth)} simulated VMs agree with what they did")
     if options.keep:
-        say(left_running(options, places, programs, doors, running))
+        pages = open_pages(options, places, programs, doors, running)
+        say(left_running(places, programs, doors, running, pages))
     return 1 if wrong else 0
 
 
-def left_running(options: Options, places: Places, programs: Programs, doors: Doors, running: list[Program]) -> str:
+def open_pages(options: Options, places: Places, programs: Programs, doors: Doors, running: list[Program]) -> str:
+    """Starts the pages, adds their program to `running` and waits until they are there; their address."""
+    places.report_config.write_text(report_config(options, places, doors.admin), encoding="utf-8")
+    server = programs.start(serve_argv(places))
+    running.append(server)
+    return programs.wait_until(
+        lambda: read_pages_address(server.log.read_text("utf-8")),
+        running=[server],
+        within_s=START_WITHIN_S,
+        what="the pages",
+    )
+
+
+def left_running(places: Places, programs: Programs, doors: Doors, running: list[Program], pages: str) -> str:
     """What `--keep` leaves, and what to do with it."""
     pids = " ".join(str(program.process.pid) for program in running)
     return "\n".join(
         [
             "",
+            f"pages                  {pages}",
             f"agents' door           http://{doors.agents}",
             f"admin door             http://{doors.admin} (bearer token in {places.data / 'admin.token'})",
             *(f"{program.name:<22} pid {program.process.pid}, log {program.log}" for program in running),
             f"data                   {places.data}",
             "",
             "try:",
-            f"  {programs.folder / 'fallow-report'} --data {places.data} --window {options.window_days}d --all",
+            f"  {programs.folder / 'fallow-report'} --config {places.report_config} --why",
+            f"  {programs.folder / 'fallow-report'} compare --config {places.report_config}",
             f"  {programs.folder / 'fallow-aggregator'} vms list --data {places.data}",
             f'  curl -H "Authorization: Bearer $(cat {places.data / "admin.token"})" http://{doors.admin}/metrics',
             f"stop it with: kill {pids}",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ from aggregator.summary import WINDOWS_DAYS
 T = TypeVar("T")
 
 LONGEST_REPORT_DAYS = 14
+# Our own policy looks back so far, whatever window is asked for.
+POLICY_DAYS = 7
 MAX_DAYS = 400  # what `fallow-agent simulate` makes at most
 FLUSH_INTERVAL = "10s"
 # Recorded VMs may span a year; raw rows younger than this are kept, older samples refused.
@@ -51,7 +54,7 @@ class Options:
     vms: int = 200
     days: int = 14
     seed: int = 1
-    policy: str = "p95"
+    policy: str | None = None
     keep: bool = False
     trace: Path | None = None
 
@@ -59,6 +62,11 @@ class Options:
     def window_days(self) -> int:
         """What the report looks at: all of a short history, the last 14 days of a long one."""
         return LONGEST_REPORT_DAYS if self.trace else min(LONGEST_REPORT_DAYS, self.days)
+
+    @property
+    def judged_by(self) -> str:
+        """The policy asked for; else our own where there is the week that it looks back, for less the percentile."""
+        return self.policy or ("fallow" if self.window_days >= POLICY_DAYS else "p95")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +79,11 @@ class Places:
     def data(self) -> Path:
         """The aggregator's data directory."""
         return self.home / "data"
+
+    @property
+    def report_config(self) -> Path:
+        """Settings of the pages."""
+        return self.home / "report.toml"
 
     @property
     def agent(self) -> Path:
@@ -130,7 +143,9 @@ def parse_options(argv: Sequence[str] | None) -> tuple[Options, bool]:
     )
     parser.add_argument("--seed", type=int, metavar="S", help="another seed is another fleet (default 1)")
     parser.add_argument(
-        "--policy", choices=("p95", "classic"), default="p95", help="rule the report judges by (default p95)"
+        "--policy",
+        choices=("fallow", "p95", "classic"),
+        help="rule the report judges by (default fallow, and p95 for less than a week)",
     )
     parser.add_argument(
         "--keep", action="store_true", help="leave everything running in build/ and print the addresses"
@@ -222,11 +237,36 @@ def report_argv(options: Options, places: Places, *more: str) -> list[str]:
         "--window",
         f"{options.window_days}d",
         "--policy",
-        options.policy,
+        options.judged_by,
         # A replay keeps the hour grid: its newest sample lies up to an hour back.
         *(["--silent-after", "2h"] if options.trace is not None else []),
         *more,
     ]
+
+
+def serve_argv(places: Places) -> list[str]:
+    """The pages on a free port of loopback; where they are stands in the log."""
+    return ["fallow-report", "serve", "--config", str(places.report_config), "--listen", "127.0.0.1:0"]
+
+
+def report_config(options: Options, places: Places, admin: str) -> str:
+    """Settings by which the pages judge as the printed report does, and find the samples."""
+    lines = [
+        "[report]",
+        f"data = {json.dumps(str(places.data))}",
+        f'window = "{options.window_days}d"',
+        f'policy = "{options.judged_by}"',
+        *(['silent_after = "2h"'] if options.trace is not None else []),
+        "[report.serve]",
+        f'aggregator = "http://{admin}"',
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def read_pages_address(log: str) -> str | None:
+    """Where the pages are, out of what `fallow-report serve` has logged so far; None: it does not listen yet."""
+    found = re.search(r"pages on (http://\S+)", log)
+    return found[1] if found else None
 
 
 def read_manifest(text: str) -> tuple[SimulatedTruth, ...]:

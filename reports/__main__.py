@@ -1,4 +1,8 @@
-"""`fallow-report`: reads the fleet database and prints which VMs can be reclaimed, and why."""
+"""`fallow-report`: reads the fleet database and says which VMs can be reclaimed, and why.
+
+Where the fleet and the configuration are is the same for every command, and so is what becomes of what one raises:
+here it turns into an exit code.
+"""
 
 from __future__ import annotations
 
@@ -11,32 +15,15 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO, TypeVar
+from typing import TextIO
 
-from agent.settings import ConfigError, parse_count, parse_duration_s, parse_text
-from reports.config import ReportConfig, load_config, parse_policy, parse_window_days
-from reports.policies import DEFAULT_POLICY, POLICIES
-from reports.verdicts import Verdict
-
-if TYPE_CHECKING:
-    import sqlalchemy as sa
-
-    from reports.query import Report
-
-T = TypeVar("T")
+from agent.settings import ConfigError, parse_text
+from reports.commands import COMMANDS, Command, Surroundings
+from reports.config import ReportConfig, load_config
+from reports.report_cli import option
 
 DONE, FAILED, USAGE, UNREACHABLE = 0, 1, 2, 69
-
-EXAMPLES = """\
-examples:
-  fallow-report --data /var/lib/fallow           the 20 most worthwhile idle VMs of the last 14 days
-  fallow-report --policy p95 --window 7d         judged by their 95th percentile, over a week
-  fallow-report --verdict insufficient --top 50  which VMs cannot be judged, and why
-  fallow-report --all --csv > fleet.csv          every VM with its verdict
-  fallow-report --config report.toml --json      for programs; a database's password belongs in the file
-
-exit codes: 0 done, 1 failed, 2 usage or configuration, 69 the fleet database does not answer
-"""
+_EXIT_CODES = "exit codes: 0 done, 1 failed, 2 usage or configuration, 69 the fleet database does not answer"
 
 
 def main(
@@ -46,114 +33,62 @@ def main(
     environ: Mapping[str, str] | None = None,
     out: TextIO | None = None,
     err: TextIO | None = None,
-    open_fleet: Callable[[str | None, Path], sa.Engine] | None = None,
+    commands: Mapping[str, Command] = COMMANDS,
 ) -> int:
-    """Prints one report; the exit codes are those of `--help`.
+    """Runs one command; the exit codes are those of `--help`.
 
     Args:
         clock: tells the time of the report, Unix seconds.
         environ: FALLOW_DATA and COLUMNS are read; the process's own unless told.
         out, err: stdout and stderr unless told.
-        open_fleet: URL and data directory -> the fleet; `aggregator.fleet_db.open_fleet_read_only` unless told.
+        commands: by name; the one without a name is the report itself.
     """
+    argv = sys.argv[1:] if argv is None else list(argv)
     environ = os.environ if environ is None else environ
     out, err = out or sys.stdout, err or sys.stderr
-    options = _parser().parse_args(argv)
-    try:
-        config = _configure(options, environ)
-    except ConfigError as error:
-        return _fail(err, USAGE, error)
-    import sqlalchemy.exc
+    name = argv[0] if argv and argv[0] in commands else ""
+    command = commands[name]
+    options = _parser(name, command, commands).parse_args(argv[1:] if name else argv)
+    surroundings = Surroundings(
+        clock=clock,
+        out=out,
+        err=err,
+        width=_width(environ, out),
+        colour=out.isatty(),
+        arguments=_source_arguments(options, environ),
+    )
+    code = _guarded(lambda: command.run(options, _configure(options, environ), surroundings), err)
+    return code if code else _flush(out)
 
-    from aggregator.fleet_db import open_fleet_read_only
 
+def _guarded(run: Callable[[], int], err: TextIO) -> int:
     try:
-        engine = (open_fleet or open_fleet_read_only)(config.fleet_url, config.data_dir)
-        try:
-            report = _read(engine, options, config, clock())
-        finally:
-            engine.dispose()
+        return run()
+    except BrokenPipeError:
+        # The reader has seen enough, as `| head` does.
+        return DONE
     except ConfigError as error:
         # A file that is locked is not a mistake in the settings.
         cause = error.__cause__
-        locked = isinstance(cause, sqlalchemy.exc.OperationalError) and _does_not_answer(cause.orig)
-        return _fail(err, UNREACHABLE if locked else USAGE, error)
-    except sqlalchemy.exc.OperationalError as error:
-        if _does_not_answer(error.orig):
+        return _fail(err, UNREACHABLE if _is_unreachable(cause) else USAGE, error)
+    except Exception as error:
+        import sqlalchemy.exc
+
+        from reports.fleet import FleetDamaged
+
+        if isinstance(error, FleetDamaged):
+            return _fail(err, FAILED, f"the fleet database cannot be used: {error}")
+        if not isinstance(error, sqlalchemy.exc.DBAPIError):
+            raise
+        if _is_unreachable(error):
             return _fail(err, UNREACHABLE, f"the fleet database does not answer: {_first_line(error.orig)}")
-        return _fail(err, FAILED, f"the fleet database cannot be read: {_first_line(error.orig)}")
-    except sqlalchemy.exc.DBAPIError as error:
-        return _fail(err, FAILED, f"the fleet database cannot be read: {_first_line(error.orig)}")
-    return _write(_render(report, options, environ, out), out)
+        return _fail(err, FAILED, f"the fleet database cannot be used: {_first_line(error.orig)}")
 
 
-def _read(engine: sa.Engine, options: argparse.Namespace, config: ReportConfig, now_s: float) -> Report:
-    from reports.query import Question, read_report, read_window_days, snapshot
+def _is_unreachable(error: BaseException | None) -> bool:
+    import sqlalchemy.exc
 
-    with snapshot(engine) as connection:
-        known_days = read_window_days(connection)
-        if config.window_days not in known_days:
-            known = ", ".join(f"{days}d" for days in known_days)
-            raise ConfigError(
-                f"--window: the aggregator keeps no window of {config.window_days}d (choose from {known})"
-            )
-        question = Question(
-            policy=config.policy,
-            limits=config.limits,
-            window_days=config.window_days,
-            now_s=now_s,
-            verdict=options.verdict or (None if options.all else Verdict.IDLE),
-            top=None if options.all else config.top,
-        )
-        return read_report(connection, question)
-
-
-def _render(report: Report, options: argparse.Namespace, environ: Mapping[str, str], out: TextIO) -> str:
-    if options.json or options.csv:
-        from reports.render import to_csv, to_json
-
-        return to_json(report) if options.json else to_csv(report)
-    from reports.terminal import to_text
-
-    terminal = out.isatty()
-    columns = environ.get("COLUMNS", "")
-    width = int(columns) if columns.isascii() and columns.isdigit() and int(columns) else None
-    if width is None and terminal:
-        width = shutil.get_terminal_size().columns
-    return to_text(report, width=width, colour=terminal)
-
-
-def _write(text: str, out: TextIO) -> int:
-    try:
-        out.write(text)
-        out.flush()
-    except BrokenPipeError:
-        # The reader has seen enough, as `| head` does. Python flushes stdout once more at exit: let it.
-        if out is sys.stdout:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())
-    return DONE
-
-
-def _configure(options: argparse.Namespace, environ: Mapping[str, str]) -> ReportConfig:
-    """Defaults, then the environment, then the file, then the command line. Raises ConfigError."""
-    config = ReportConfig()
-    if environ.get("FALLOW_DATA"):
-        config = replace(config, data_dir=Path(environ["FALLOW_DATA"]))
-    if options.config is not None:
-        config = load_config(options.config, base=config)
-    if options.data is not None:
-        config = replace(config, data_dir=options.data, fleet_url=None)
-    if options.fleet is not None:
-        config = replace(config, fleet_url=options.fleet)
-    if options.silent_after is not None:
-        config = replace(config, limits=replace(config.limits, silent_after_s=options.silent_after))
-    given = {name: getattr(options, name) for name in ("window_days", "policy", "top")}
-    return replace(config, **{name: value for name, value in given.items() if value is not None})
-
-
-def _fail(err: TextIO, code: int, problem: object) -> int:
-    print("\n".join(f"fallow-report: {line}" for line in str(problem).splitlines()), file=err)
-    return code
+    return isinstance(error, sqlalchemy.exc.OperationalError) and _does_not_answer(error.orig)
 
 
 def _does_not_answer(error: BaseException | None) -> bool:
@@ -169,37 +104,55 @@ def _first_line(error: BaseException | None) -> str:
     return next(iter(str(error).splitlines()), "no reason given")
 
 
-def _option(parse: Callable[[object], T]) -> Callable[[str], T]:
-    """A parser of settings as a type of argparse, so that its own message is shown."""
-
-    def convert(text: str) -> T:
-        try:
-            return parse(text)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(str(error)) from error
-
-    return convert
-
-
-def _parse_verdict(text: object) -> Verdict:
-    words = str(text).replace("-", " ").lower()
-    if words == "insufficient":
-        return Verdict.INSUFFICIENT
+def _flush(out: TextIO) -> int:
     try:
-        return Verdict(words)
-    except ValueError:
-        names = ", ".join(verdict.value.split()[0] for verdict in Verdict)
-        raise ValueError(f"{text!r} is not a verdict ({names})") from None
+        out.flush()
+    except BrokenPipeError:
+        # Python flushes stdout once more at exit: let it.
+        if out is sys.stdout:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())
+    return DONE
 
 
-def _parser() -> argparse.ArgumentParser:
-    policies = "\n".join(f"  {policy.name:<9}{policy.summary}" for policy in POLICIES.values())
+def _fail(err: TextIO, code: int, problem: object) -> int:
+    print("\n".join(f"fallow-report: {line}" for line in str(problem).splitlines()), file=err)
+    return code
+
+
+def _width(environ: Mapping[str, str], out: TextIO) -> int | None:
+    columns = environ.get("COLUMNS", "")
+    if columns.isascii() and columns.isdigit() and int(columns):
+        return int(columns)
+    return shutil.get_terminal_size().columns if out.isatty() else None
+
+
+def _configure(options: argparse.Namespace, environ: Mapping[str, str]) -> ReportConfig:
+    """Defaults, then the environment, then the file, then the command line. Raises ConfigError."""
+    config = ReportConfig()
+    if environ.get("FALLOW_DATA"):
+        config = replace(config, data_dir=Path(environ["FALLOW_DATA"]))
+    if options.config is not None:
+        config = load_config(options.config, base=config)
+    if options.data is not None:
+        config = replace(config, data_dir=options.data, fleet_url=None)
+    if options.fleet is not None:
+        config = replace(config, fleet_url=options.fleet)
+    return config
+
+
+def _source_arguments(options: argparse.Namespace, environ: Mapping[str, str]) -> tuple[str, ...]:
+    found: list[str] = []
+    for name in ("config", "data", "fleet"):
+        if getattr(options, name) is not None:
+            found += [f"--{name}", str(getattr(options, name))]
+    if environ.get("FALLOW_DATA") and options.data is None and options.config is None:
+        found += ["--data", environ["FALLOW_DATA"]]
+    return tuple(found)
+
+
+def _parser(name: str, command: Command, commands: Mapping[str, Command]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="fallow-report",
-        description="Ranks the VMs that lie fallow, with the figures beside their limits.",
-        epilog=f"policies:\n{policies}\n\n{EXAMPLES}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+        prog=f"fallow-report {name}".rstrip(), description=command.summary, allow_abbrev=False
     )
     source = parser.add_mutually_exclusive_group()
     source.add_argument(
@@ -208,39 +161,16 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         help="the aggregator's data directory (default: $FALLOW_DATA or /var/lib/fallow)",
     )
-    source.add_argument("--fleet", metavar="URL", type=_option(parse_text), help="the fleet database, of SQLAlchemy")
-    parser.add_argument(
-        "--window",
-        metavar="14d",
-        dest="window_days",
-        type=_option(parse_window_days),
-        help="judge these days (default: 14d)",
-    )
-    parser.add_argument(
-        "--policy",
-        metavar="NAME",
-        type=_option(parse_policy),
-        help=f"{' or '.join(POLICIES)} (default: {DEFAULT_POLICY})",
-    )
-    parser.add_argument(
-        "--silent-after",
-        metavar="1h",
-        type=_option(parse_duration_s),
-        help="a newest sample older than this is silence",
-    )
-    amount = parser.add_mutually_exclusive_group()
-    amount.add_argument("--top", metavar="20", type=_option(parse_count), help="list at most so many VMs (default: 20)")
-    amount.add_argument("--all", action="store_true", help="list every VM with its verdict")
-    parser.add_argument(
-        "--verdict",
-        metavar="V",
-        type=_option(_parse_verdict),
-        help="list VMs that are idle (the default), active, insufficient (data) or excluded",
-    )
-    form = parser.add_mutually_exclusive_group()
-    form.add_argument("--json", action="store_true", help="print one JSON object")
-    form.add_argument("--csv", action="store_true", help="print one row a VM")
+    source.add_argument("--fleet", metavar="URL", type=option(parse_text), help="the fleet database, of SQLAlchemy")
     parser.add_argument("--config", metavar="FILE", type=Path, help="settings in TOML, in a table [report]")
+    command.options(parser)
+    notes = [parser.epilog or ""]
+    if not name:
+        width = max(map(len, commands))
+        lines = "\n".join(f"  {each:<{width}}  {commands[each].summary}" for each in commands if each)
+        notes.append(f"commands (fallow-report COMMAND --help):\n{lines}\n")
+    parser.epilog = "\n".join((*notes, _EXIT_CODES))
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     return parser
 
 

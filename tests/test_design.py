@@ -21,10 +21,10 @@ def named(text: str) -> list[str]:
 def modules() -> set[str]:
     """What each package holds itself; `__init__` says what the package is, migrations are named by their number."""
     return {
-        f"{package}.{path.stem}"
+        ".".join(path.relative_to(ROOT).with_suffix("").parts)
         for package in PACKAGES
-        for path in (ROOT / package).glob("*.py")
-        if path.stem != "__init__"
+        for path in (ROOT / package).rglob("*.py")
+        if path.stem != "__init__" and (path.parent / "__init__.py").exists()
     }
 
 

@@ -103,7 +103,7 @@ def test_the_units_command_line_is_understood() -> None:
 
 @pytest.mark.real
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze (Debian: systemd)")
-@pytest.mark.parametrize("name", ["fallow-aggregator.service", "fallow-agent.service"])
+@pytest.mark.parametrize("name", sorted(path.name for path in DEPLOY.glob("*.service")))
 def test_systemd_understands_the_unit(name: str, tmp_path: Path) -> None:
     """systemd finds no unknown setting, section or value in it."""
     text = (DEPLOY / name).read_text(encoding="utf-8")

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,12 +34,15 @@ from bench.demo_plan import (
     parse_options,
     read_fleet_counts,
     read_manifest,
+    read_pages_address,
     read_verdicts,
     report_argv,
+    report_config,
     summary,
 )
 from bench.demo_progress import LogFollower, percent_of, showing_progress
 from bench.programs import ProgramError, Programs, tail
+from reports.config import ReportConfig
 
 ROOT = Path(__file__).parent.parent.parent
 VERDICTS = ("idle", "active", "insufficient data", "excluded")
@@ -82,8 +86,31 @@ def test_a_wrong_option_ends_with_2_and_is_named(
 
 
 def test_the_defaults_are_the_demo_of_the_readme() -> None:
-    """Without options: 200 VMs, 14 days, seed 1, p95, nothing left behind."""
-    assert parse_options([]) == (Options(vms=200, days=14, seed=1, policy="p95", keep=False, trace=None), False)
+    """Without options: 200 VMs, 14 days, seed 1, our own policy, nothing left behind."""
+    assert parse_options([]) == (Options(vms=200, days=14, seed=1, policy=None, keep=False, trace=None), False)
+    assert value_of(report_argv(Options(), Places(Path("home"))), "--policy") == "fallow"
+
+
+def test_a_few_days_are_judged_by_the_percentile() -> None:
+    """Our own policy looks back a week, and would find every VM too new."""
+    assert value_of(report_argv(Options(days=3), Places(Path("home"))), "--policy") == "p95"
+    assert value_of(report_argv(Options(days=3, policy="classic"), Places(Path("home"))), "--policy") == "classic"
+
+
+def test_the_pages_judge_as_the_report_does(tmp_path: Path) -> None:
+    """And find the samples behind the admin door."""
+    options, places = Options(trace=tmp_path / "trace.csv"), Places(tmp_path / 'a "name"')
+    config = tomllib.loads(report_config(options, places, "127.0.0.1:7"))["report"]
+    assert config["data"] == str(places.data)
+    assert (config["window"], config["policy"], config["silent_after"]) == ("14d", "fallow", "2h")
+    assert config["serve"]["aggregator"] == "http://127.0.0.1:7"
+    assert ReportConfig.parse({"report": config}, source="here").window_days == 14
+
+
+def test_the_address_of_the_pages_is_read_from_their_log() -> None:
+    """And is not there before they listen."""
+    assert read_pages_address("starting\n") is None
+    assert read_pages_address("x\nfallow-report: pages on http://127.0.0.1:8/\ny\n") == "http://127.0.0.1:8/"
 
 
 @pytest.mark.parametrize(
@@ -445,10 +472,14 @@ def test_keep_tells_how_to_go_on(folder: Path, tmp_path: Path) -> None:
     """The last words of a --keep run name the doors, the pids and the data."""
     programs = Programs(folder, tmp_path / "logs", time)
     steady = programs.start(["steady"])
-    text = left_running(Options(), Places(tmp_path), programs, Doors("127.0.0.1:1", "127.0.0.1:2", "secret"), [steady])
+    doors = Doors("127.0.0.1:1", "127.0.0.1:2", "secret")
+    text = left_running(Places(tmp_path), programs, doors, [steady], "http://127.0.0.1:3/")
     programs.stop_all()
     assert f"kill {steady.process.pid}" in text
-    assert all(part in text for part in ("http://127.0.0.1:1", "http://127.0.0.1:2", str(tmp_path / "data")))
+    assert all(
+        part in text
+        for part in ("http://127.0.0.1:1", "http://127.0.0.1:2", "http://127.0.0.1:3/", str(tmp_path / "data"))
+    )
     assert "secret" not in text
 
 

@@ -377,7 +377,7 @@ def one_of_each() -> list[Spec]:
     ]
 
 
-_NAMES = st.none() | st.sampled_from(["web", "Web-2", "100%", "a_b", "c:\\d", "b'c", 'd"e', "größe", "ZÜRICH"])
+_NAMES = st.none() | st.sampled_from(["web", "web-2", "Web", "100%", "a_b", "c:\\d", "b'c", 'd"e', "größe", "ZÜRICH"])
 
 
 @st.composite

@@ -234,7 +234,7 @@ def test_scope_names_policy_and_window() -> None:
 
 
 def test_run_stores_the_totals_it_returns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And a row for each VM, in transactions of a chunk each."""
+    """And a row for each VM, in transactions of a chunk each; no reading lasts longer than a chunk either."""
     monkeypatch.setattr("reports.fleet.CHUNK_VMS", 3)
     write_fleet(tmp_path, one_of_each())
     reader, writer = open_fleet_read_only(None, tmp_path), open_report_db(None, tmp_path)
@@ -244,7 +244,10 @@ def test_run_stores_the_totals_it_returns(tmp_path: Path, monkeypatch: pytest.Mo
     def count(connection: sa.Connection) -> None:
         commits.append(connection.scalar(sa.select(sa.func.count()).select_from(verdict)) or 0)
 
+    reads_that_ended: list[int] = []
+    sa.event.listen(reader, "rollback", lambda _connection: reads_that_ended.append(len(commits)))
     totals = store_verdicts(reader, writer, POLICY, Settings(), NOW_S)
+    assert set(reads_that_ended) >= {2, 3, 4, 5}
     with writer.connect() as connection:
         by_id = {row.vm_id: row.verdict for row in connection.execute(sa.select(verdict))}
     reader.dispose()

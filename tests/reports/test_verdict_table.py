@@ -19,13 +19,14 @@ from reports.fleet import snapshot
 from reports.judging import Chunk, judge_fleet, read_exemptions, scope_of, settings_sha256, store_verdicts
 from reports.ranking import Page, rank
 from reports.report import Question, Sort, Totals
+from reports.savings import Prices
 from reports.schema import open_report_db
 from reports.tables import judging, verdict
 from reports.tally import Tally
 from reports.verdict_table import Run, RunClash, begin_run, end_run, read_page, read_stored, replace_verdicts
 from reports.verdicts import Verdict
 from tests.postgres import postgres_database
-from tests.reports.fleets import BUSY, NOW_S, Spec, clear, one_of_each, question, specs, store, write_fleet
+from tests.reports.fleets import BUSY, GIB, NOW_S, Spec, clear, one_of_each, question, specs, store, write_fleet
 
 
 class Database(NamedTuple):
@@ -104,6 +105,61 @@ def test_stored_page_is_the_page_in_memory(database: Database) -> None:
             assert database.stored_page(each) == database.judged_page(each)
 
     check()
+
+
+@pytest.mark.parametrize("sort", [Sort.SCORE, Sort.VCPUS])
+def test_pages_together_are_the_list(database: Database, sort: Sort) -> None:
+    """No VM stands on two pages, and none on no page, whichever way the page is read."""
+    store(database.writer, [Spec(vm_id=f"vm-{place}", vcpus=1 + place % 4) for place in range(11)])
+    whole = question(reclaimable=True, sort=sort)
+    database.store_run(whole)
+    pages = [database.stored_page(replace(whole, offset=offset, top=3)).vm_ids for offset in range(0, 12, 3)]
+    assert sum(pages, ()) == database.stored_page(whole).vm_ids
+    assert [len(page) for page in pages] == [3, 3, 3, 2]
+
+
+@pytest.mark.parametrize(
+    ("sort", "ascending", "expected"),
+    [
+        (Sort.NAME, False, ["a", "ab", "b"]),
+        (Sort.NAME, True, ["b", "ab", "a"]),
+        (Sort.VCPUS, False, ["b", "ab", "a"]),
+        (Sort.VCPUS, True, ["ab", "b", "a"]),
+    ],
+)
+def test_order_of_all_vms(database: Database, sort: Sort, ascending: bool, expected: list[str]) -> None:
+    """By name they stand together; by what they free, those that free nothing come last whichever way round."""
+    store(
+        database.writer,
+        [
+            Spec(vm_id="vm-1", name="a", load=BUSY, vcpus=1, mem_gib=2),
+            Spec(vm_id="vm-2", name="ab", vcpus=2),
+            Spec(vm_id="vm-3", name="b", vcpus=4),
+        ],
+    )
+    asked = question(sort=sort, ascending=ascending)
+    database.store_run(asked)
+    names = {"vm-1": "a", "vm-2": "ab", "vm-3": "b"}
+    for page in (database.stored_page(asked), database.judged_page(asked)):
+        assert [names[vm_id] for vm_id in page.vm_ids] == expected
+
+
+@pytest.mark.parametrize("currency", [None, "EUR"])
+def test_row_of_a_verdict(database: Database, currency: str | None) -> None:
+    """Other programs read the table too: what is not known, or has no price, is NULL."""
+    settings_of = replace(question().settings, prices=Prices(currency=currency, vcpu_hour=1.0))
+    idle = Spec(vm_id="vm-a", name="Web", owner="Ann", tags=("T",), vcpus=2, mem_gib=4, disk_gib=None)
+    store(database.writer, [idle, Spec(vm_id="vm-b", load=None)])
+    database.store_run(question(settings=settings_of))
+    with database.writer.connect() as connection:
+        one, other = connection.execute(sa.select(verdict).order_by(verdict.c.vm_id)).all()
+    assert (one.verdict, one.cause, one.name, one.owner) == ("idle", "IDLE", "Web", "Ann")
+    assert one.search == "vm-a\nweb\nann\nt"
+    assert (one.vcpus, one.mem_bytes, one.disk_bytes, one.hours_per_week) == (2, 4 * GIB, None, None)
+    assert one.money_per_month == (None if currency is None else pytest.approx(2 * 730))
+    assert one.cpu_mean_ratio == pytest.approx(0.003)
+    assert (other.verdict, other.cause, other.name) == ("insufficient data", "NEVER_REPORTED", "vm-b")
+    assert (other.vcpus, other.score, other.cpu_mean_ratio) == (0, 0, None)
 
 
 def test_run_replaces_the_one_before(database: Database) -> None:

@@ -1,0 +1,158 @@
+"""Asking the aggregator that runs: GET requests to its admin door, with plain reasons where it does not answer."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from agent.link import Server, parse_server, tls_context
+from agent.settings import ConfigError, read_secret
+
+ADMIN_PORT = 8900
+DEFAULT_TIMEOUT_S = 10.0
+MAX_ANSWER_BYTES = 32 << 20
+_CHUNK_BYTES = 64 << 10
+
+
+class AdminUnavailable(Exception):
+    """The aggregator gave no answer that can be used. `reason`: a sentence in plain words, without the token."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(reason)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdminAnswer:
+    """A response; `body` as it came."""
+
+    status: int
+    body: bytes
+
+    @property
+    def problem(self) -> tuple[str, str]:
+        """Reason and detail of a problem document, both empty where the body is none."""
+        try:
+            document = json.loads(self.body)
+        except (ValueError, RecursionError):
+            return "", ""
+        if not isinstance(document, dict):
+            return "", ""
+        return str(document.get("type", "")).rpartition(":")[2], str(document.get("detail", ""))
+
+
+def parse_admin_url(text: object) -> Server:
+    """`http://127.0.0.1:8900`; the port may be left out. Raises: ValueError: anything but scheme, host and port."""
+    server = parse_server(text)
+    return server if urlsplit(str(text)).port is not None else replace(server, port=ADMIN_PORT)
+
+
+class AdminClient:
+    """Reads from one admin door. Every question is a connection of its own, so any thread may ask; it blocks.
+
+    Args:
+        url: as `parse_admin_url` takes it. Proxies of the environment are not used.
+        token_file: `admin.token`, read anew at each question: an aggregator that begins anew may have another.
+        timeout_s: for connecting, for each wait, and for the answer as a whole.
+        clock: seconds that never go back.
+
+    Raises: ValueError: `url` is none.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        token_file: Path,
+        *,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._server = parse_admin_url(url)
+        self._token_file = token_file
+        self._timeout_s = timeout_s
+        self._clock = clock
+
+    @property
+    def place(self) -> str:
+        """Who is asked, for messages."""
+        return f"the aggregator at {self._server}"
+
+    def get(self, target: str) -> AdminAnswer:
+        """Any answer but 401 and those of 500 and above.
+
+        Args: target: path and query, percent-encoded.
+
+        Raises: AdminUnavailable: no token, no connection, no answer in time, refused, or in trouble.
+        """
+        try:
+            token = read_secret(self._token_file)
+        except ConfigError as error:
+            raise AdminUnavailable(f"the token of the aggregator's admin door cannot be read: {error}") from error
+        if not (token.isascii() and token.isprintable()):
+            raise AdminUnavailable(f"{self._token_file}: holds no token of an admin door")
+        try:
+            answer = self._get(target, token)
+        except ConnectionRefusedError as error:
+            raise AdminUnavailable(f"{self.place} does not run: nothing listens there") from error
+        except TimeoutError as error:
+            raise AdminUnavailable(f"{self.place} did not answer within {self._timeout_s:g} s") from error
+        except OSError as error:
+            raise AdminUnavailable(f"{self.place} cannot be reached: {error.strerror or error}") from error
+        except http.client.HTTPException as error:
+            raise AdminUnavailable(f"{self.place} did not answer as HTTP does: {type(error).__name__}") from error
+        if answer.status == 401:
+            raise AdminUnavailable(f"{self.place} refused the token of {self._token_file}")
+        if answer.status >= 500:
+            detail = answer.problem[1]
+            raise AdminUnavailable(f"{self.place} answered {answer.status}{': ' if detail else ''}{detail}")
+        return answer
+
+    def get_json(self, target: str) -> object:
+        """The value of a JSON answer of 200. Raises: AdminUnavailable: any other answer."""
+        answer = self.get(target)
+        if answer.status != 200:
+            raise AdminUnavailable(f"{self.place} answered {answer.status}: {answer.problem[1] or 'no reason given'}")
+        return self.decoded(answer)
+
+    def decoded(self, answer: AdminAnswer) -> object:
+        """The value of a JSON body. Raises: AdminUnavailable: it is none."""
+        try:
+            return json.loads(answer.body, parse_constant=_refuse_constant)
+        except (ValueError, RecursionError) as error:
+            raise AdminUnavailable(f"{self.place} answered with something that is not JSON") from error
+
+    def _get(self, target: str, token: str) -> AdminAnswer:
+        until_s = self._clock() + self._timeout_s
+        connection = self._connect()
+        try:
+            connection.request("GET", target, headers={"Authorization": f"Bearer {token}", "Connection": "close"})
+            response = connection.getresponse()
+            parts: list[bytes] = []
+            size = 0
+            while part := response.read1(_CHUNK_BYTES):
+                parts.append(part)
+                size += len(part)
+                if size > MAX_ANSWER_BYTES:
+                    raise AdminUnavailable(f"{self.place} answered with more than {MAX_ANSWER_BYTES >> 20} MiB")
+                if self._clock() > until_s:
+                    raise TimeoutError
+            if response.length:
+                raise http.client.IncompleteRead(b"", response.length)
+            return AdminAnswer(status=response.status, body=b"".join(parts))
+        finally:
+            connection.close()
+
+    def _connect(self) -> http.client.HTTPConnection:
+        host, port = self._server.host, self._server.port
+        if not self._server.tls:
+            return http.client.HTTPConnection(host, port, timeout=self._timeout_s)
+        return http.client.HTTPSConnection(host, port, timeout=self._timeout_s, context=tls_context(None))
+
+
+def _refuse_constant(text: str) -> float:
+    raise ValueError(f"{text} is not JSON")

@@ -1,0 +1,51 @@
+"""What every page and every answer of the API is made from. Blocking parts are for threads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from reports.config import ReportConfig
+from reports.live import Live, NotLive
+from reports.series import SeriesSource
+from reports.web.background import Task
+from reports.web.fleet_source import FleetSource
+
+# Fleets up to this size are judged for each page, so that it shows what holds now: a tenth of a second.
+ON_THE_SPOT_VMS = 500
+
+
+class Tasks(Protocol):
+    """`reports.web.background.Background`, as pages use it."""
+
+    def ask(self, key: str, arguments: tuple[str, ...]) -> Task:
+        """Has it done, unless it is under way already."""
+
+    def find(self, key: str) -> Task | None:
+        """The newest task of that key."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backing:
+    """What pages are made from.
+
+    Attributes:
+        config: settings of the report.
+        fleet: the database.
+        tasks: judging and comparing of large fleets.
+        series: figures of one VM over time.
+        live: the aggregator's health.
+        clock: Unix time in seconds.
+        arguments: of a command of `fallow-report`, to read the same fleet with the same settings.
+        on_the_spot_vms: fleets up to this size are judged for each page.
+    """
+
+    config: ReportConfig
+    fleet: FleetSource
+    tasks: Tasks
+    series: SeriesSource
+    live: Callable[[], Live | NotLive]
+    clock: Callable[[], float]
+    arguments: tuple[str, ...] = ()
+    on_the_spot_vms: int = ON_THE_SPOT_VMS

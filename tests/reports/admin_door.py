@@ -1,0 +1,74 @@
+"""An admin door that says what a test tells it to, over a real socket."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+TOKEN = "0123456789abcdef"
+
+
+def token_file(folder: Path, text: str = TOKEN) -> Path:
+    """A file that only its owner may read, with a token in it."""
+    path = folder / "admin.token"
+    path.touch(mode=0o600)
+    path.write_text(f"{text}\n", encoding="utf-8")
+    return path
+
+
+@dataclass
+class Door:
+    """Answers in the order of `answers`, the last for ever; `asked` has the targets and tokens that came.
+
+    `length` lies about the length of the bodies. While `held` is not set, nothing is answered.
+    """
+
+    answers: list[tuple[int, bytes]] = field(default_factory=list)
+    asked: list[tuple[str, str]] = field(default_factory=list)
+    length: int | None = None
+    held: threading.Event = field(default_factory=threading.Event)
+    url: str = ""
+
+    def say(self, status: int, document: object) -> None:
+        """Adds an answer in JSON."""
+        self.answers.append((status, json.dumps(document).encode()))
+
+
+@contextmanager
+def open_door() -> Iterator[Door]:
+    """A door on a free port of loopback, closed at the end."""
+    door = Door()
+    door.held.set()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            door.asked.append((self.path, self.headers.get("Authorization", "")))
+            door.held.wait()
+            status, body = door.answers[0] if len(door.answers) == 1 else door.answers.pop(0)
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body) if door.length is None else door.length))
+            # A client that has had enough, or waited long enough, is gone by now.
+            with suppress(ConnectionError):
+                self.end_headers()
+                self.wfile.write(body)
+
+        def log_message(self, format: str, *args: Any) -> None:
+            """Silent."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    door.url = f"http://127.0.0.1:{server.server_port}"
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    try:
+        yield door
+    finally:
+        door.held.set()
+        server.shutdown()
+        thread.join()
+        server.server_close()

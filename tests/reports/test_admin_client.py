@@ -1,0 +1,205 @@
+"""The report asks the aggregator: with its token, within bounds, and with a plain reason where there is no answer."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reports.admin_client import (
+    ADMIN_PORT,
+    MAX_ANSWER_BYTES,
+    AdminAnswer,
+    AdminClient,
+    AdminUnavailable,
+    parse_admin_url,
+)
+from tests.reports.admin_door import TOKEN, Door, open_door, token_file
+
+
+@pytest.fixture
+def door() -> Iterator[Door]:
+    with open_door() as opened:
+        yield opened
+
+
+@pytest.fixture
+def client(door: Door, tmp_path: Path) -> AdminClient:
+    return AdminClient(door.url, token_file(tmp_path))
+
+
+def reason_of(client: AdminClient) -> str:
+    """Why there is no JSON of 200 from it."""
+    with pytest.raises(AdminUnavailable) as caught:
+        client.get_json("/x")
+    assert TOKEN not in caught.value.reason
+    return caught.value.reason
+
+
+@pytest.mark.real
+def test_it_shows_its_token(client: AdminClient, door: Door) -> None:
+    """Each question carries the text of the file as it is then."""
+    door.say(200, {"a": 1})
+    assert client.get_json("/v1/x?y=1") == {"a": 1}
+    assert door.asked == [("/v1/x?y=1", f"Bearer {TOKEN}")]
+
+
+@pytest.mark.real
+def test_a_new_token_is_read(client: AdminClient, door: Door, tmp_path: Path) -> None:
+    """An aggregator that began anew has another token: the next question has it."""
+    door.say(200, 0)
+    client.get("/")
+    token_file(tmp_path, "another-token-of-it")
+    client.get("/")
+    assert [token for _, token in door.asked] == [f"Bearer {TOKEN}", "Bearer another-token-of-it"]
+
+
+@pytest.mark.real
+def test_proxies_of_the_environment_are_not_asked(
+    client: AdminClient, door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The token goes to the admin door and nowhere else."""
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.delenv("no_proxy", raising=False)
+    door.say(200, 1)
+    assert client.get_json("/") == 1
+
+
+@pytest.mark.real
+@pytest.mark.parametrize(
+    ("status", "document", "words"),
+    [
+        (401, {"detail": "no"}, "refused the token of"),
+        (503, {"detail": "the fleet database does not answer"}, "answered 503: the fleet database does not answer"),
+        (500, [1], "answered 500"),
+        (404, {"detail": "a: no such VM"}, "answered 404: a: no such VM"),
+        (302, None, "answered 302: no reason given"),
+    ],
+)
+def test_an_answer_that_is_none(client: AdminClient, door: Door, status: int, document: object, words: str) -> None:
+    """Who answered, with what status, and what it said of it."""
+    door.say(status, document)
+    reason = reason_of(client)
+    assert reason.startswith(f"the aggregator at {door.url} ")
+    assert words in reason
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("body", [b"", b"<html>", b"\xff", b"[NaN]", b"[" * 100_000])
+def test_what_is_not_json(client: AdminClient, door: Door, body: bytes) -> None:
+    """Said so, whatever it is."""
+    door.answers.append((200, body))
+    assert "something that is not JSON" in reason_of(client)
+
+
+@pytest.mark.real
+def test_an_answer_that_breaks_off(client: AdminClient, door: Door) -> None:
+    """A body shorter than announced is no answer."""
+    door.answers.append((200, b"[1]"))
+    door.length = 100
+    assert "did not answer as HTTP does" in reason_of(client)
+
+
+@pytest.mark.real
+def test_an_answer_without_end(client: AdminClient, door: Door) -> None:
+    """More than the bound is not read into memory."""
+    door.answers.append((200, b" " * (MAX_ANSWER_BYTES + 1)))
+    assert "more than 32 MiB" in reason_of(client)
+
+
+@pytest.mark.real
+def test_an_aggregator_that_hangs(door: Door, tmp_path: Path) -> None:
+    """It is given up after the time-out."""
+    door.held.clear()
+    door.say(200, 1)
+    assert "did not answer within 0.05 s" in reason_of(AdminClient(door.url, token_file(tmp_path), timeout_s=0.05))
+
+
+@pytest.mark.real
+def test_an_answer_that_takes_too_long_as_a_whole(door: Door, tmp_path: Path) -> None:
+    """Each wait is short, the sum is not: the whole answer has one deadline."""
+    door.say(200, ["x" * 200_000])
+    times = iter(range(0, 1_000, 4))
+    slow = AdminClient(door.url, token_file(tmp_path), timeout_s=10.0, clock=lambda: float(next(times)))
+    assert "did not answer within 10 s" in reason_of(slow)
+
+
+@pytest.mark.real
+def test_an_aggregator_that_does_not_run(tmp_path: Path) -> None:
+    """A port where nothing listens is told from one that does not answer."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    reason = reason_of(AdminClient(f"http://127.0.0.1:{port}", token_file(tmp_path)))
+    assert reason == f"the aggregator at http://127.0.0.1:{port} does not run: nothing listens there"
+
+
+@pytest.mark.real
+def test_somebody_who_speaks_no_http(tmp_path: Path) -> None:
+    """An answer that is no HTTP is said to be none."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        client = AdminClient(f"http://127.0.0.1:{server.getsockname()[1]}", token_file(tmp_path), timeout_s=10.0)
+
+        def answer() -> None:
+            peer, _ = server.accept()
+            with peer:
+                peer.recv(1000)
+                peer.sendall(b"220 mail.example.org ready\r\n")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        assert "did not answer as HTTP does" in reason_of(client)
+        thread.join()
+
+
+@pytest.mark.parametrize(("text", "words"), [("", "is empty"), ("\u00fc" * 20, "no token"), ("a b\nc", "no token")])
+def test_a_token_that_is_none(tmp_path: Path, text: str, words: str) -> None:
+    """Nothing is asked with it; the reason names the file."""
+    reason = reason_of(AdminClient("http://127.0.0.1:9", token_file(tmp_path, text)))
+    assert words in reason
+    assert str(tmp_path / "admin.token") in reason
+
+
+def test_a_token_that_is_absent_or_public(tmp_path: Path) -> None:
+    """Both are reasons, not exceptions of their own kind."""
+    client = AdminClient("http://127.0.0.1:9", tmp_path / "admin.token")
+    assert "cannot be read" in reason_of(client)
+    token_file(tmp_path).chmod(0o644)
+    assert "readable by others" in reason_of(client)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("http://127.0.0.1:8901", "http://127.0.0.1:8901"),
+        ("http://localhost", f"http://localhost:{ADMIN_PORT}"),
+        ("https://[::1]/", f"https://[::1]:{ADMIN_PORT}"),
+    ],
+)
+def test_where_the_door_is(text: str, shown: str) -> None:
+    """Scheme, host and port; the port of the admin door by default."""
+    assert str(parse_admin_url(text)) == shown
+
+
+@pytest.mark.parametrize("text", ["", "127.0.0.1:8900", "ftp://x", "http://x/path", "http://u:p@x", "http://x:y", 5])
+def test_where_no_door_is(text: object) -> None:
+    """Anything else is a ValueError."""
+    with pytest.raises(ValueError):  # noqa: PT011  some are refused by the standard library, in its words
+        parse_admin_url(text)
+
+
+@given(
+    body=st.one_of(
+        st.binary(max_size=60),
+        st.recursive(st.none() | st.integers() | st.text(), st.lists).map(lambda value: json.dumps(value).encode()),
+    )
+)
+def test_a_problem_is_read_out_of_anything(body: bytes) -> None:
+    """Two texts, whatever the body is."""
+    assert all(isinstance(part, str) for part in AdminAnswer(status=500, body=body).problem)

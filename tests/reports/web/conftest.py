@@ -1,0 +1,40 @@
+"""What tests in a browser share. One browser and one server a file: other files run without either."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.reports.fleets import write_fleet
+from tests.reports.web.chromium import STORED, Visit, Visitor, chromium, fill_stores, fleet
+from tests.reports.web.programs import Server, serving
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """A real Chromium."""
+    with chromium() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def visit(browser: Browser) -> Visitor:
+    """Opens a page in a context of its own."""
+    return partial(Visit, browser)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The program over a fleet of every verdict, with stores for some VMs. Its tests change nothing."""
+    data_dir = tmp_path_factory.mktemp("pages")
+    specs = fleet()
+    write_fleet(data_dir, specs)
+    fill_stores(data_dir, specs, STORED)
+    with serving(data_dir) as running:
+        yield running

@@ -1,0 +1,142 @@
+"""`fallow-report serve` as a program: it starts, says where, judges the fleet, and ends when it is told to."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import re
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+from contextlib import closing
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests.reports.fleets import Spec, one_of_each, write_fleet
+from tests.reports.web.programs import Server, aggregating, serving
+
+pytestmark = pytest.mark.real
+DONE, FAILED, USAGE = 0, 1, 2
+
+
+def ask(server: Server, target: str, host: str | None = None) -> tuple[int, bytes]:
+    """Status and body of one request."""
+    place = urlsplit(server.url).netloc
+    connection = http.client.HTTPConnection(place, timeout=60)
+    try:
+        connection.request("GET", target, headers={"Host": host or place})
+        response = connection.getresponse()
+        return response.status, response.read()
+    finally:
+        connection.close()
+
+
+def test_it_serves_judges_and_ends(tmp_path: Path) -> None:
+    """Pages are there at once, verdicts are stored soon after, and SIGTERM ends it with code 0."""
+    write_fleet(tmp_path, one_of_each())
+    with serving(tmp_path) as server:
+        assert "there is no login yet" in server.said
+        for target in ("/", "/vms", "/vms/vm-idle", "/health", "/compare", "/v1/report"):
+            assert ask(server, target)[0] == 200, target
+        assert ask(server, "/", host="evil.example")[0] == 403
+        status, script = ask(server, "/static/plotly-nothing.min.js")
+        assert status == 404
+        page = ask(server, "/vms/vm-idle")[1].decode()
+        (script_at,) = re.findall(r'src="(/static/plotly-[^"]+)"', page)
+        status, script = ask(server, script_at)
+        assert (status, b"plotly" in script[:400]) == (200, True)
+        while not _stored(tmp_path):
+            assert server.process.poll() is None, server.said
+            time.sleep(0.05)
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait() == DONE, server.said
+        assert "Traceback" not in server.said
+
+
+def _stored(data_dir: Path) -> list[tuple[str, int]]:
+    with closing(sqlite3.connect(data_dir / "fleet.db")) as connection:
+        return connection.execute("SELECT scope, vms FROM judging WHERE judged_s > 0").fetchall()
+
+
+def test_series_come_from_the_aggregator(tmp_path: Path) -> None:
+    """A running aggregator answers for charts and for health; without one the page says so."""
+    write_fleet(tmp_path, [Spec(vm_id="only")])
+    with aggregating(tmp_path) as address, serving(tmp_path, aggregator=address) as server:
+        status, body = ask(server, "/v1/vms/only/series")
+        assert (status, json.loads(body)["ends_s"]) == (200, [])
+        health = json.loads(ask(server, "/v1/health")[1])
+        assert (health["aggregator"]["ready"], health["aggregator_problem"]) == (True, None)
+    with serving(tmp_path) as server:
+        status, body = ask(server, "/v1/vms/only/series")
+        assert (status, b"127.0.0.1:9" in body) == (503, True)
+        assert "127.0.0.1:9" in json.loads(ask(server, "/v1/health")[1])["aggregator_problem"]
+
+
+def test_sigterm_ends_it_while_a_page_is_made(tmp_path: Path) -> None:
+    """A request that waits for a locked database keeps nobody from stopping the server."""
+    write_fleet(tmp_path, [Spec(vm_id="only")])
+    new = {"kind": "vm", "subject": "only", "until": "3650d", "reason": "locked", "owner": "ann"}
+    body = json.dumps(new).encode()
+    with (
+        serving(tmp_path) as server,
+        closing(sqlite3.connect(tmp_path / "fleet.db", isolation_level=None, timeout=60)) as holder,
+        socket.create_connection(_place(server)) as waiting,
+    ):
+        holder.execute("BEGIN IMMEDIATE")
+        head = f"POST /v1/exemptions HTTP/1.1\r\nHost: {urlsplit(server.url).netloc}\r\nContent-Length: {len(body)}\r\n"
+        waiting.sendall(head.encode() + b"Content-Type: application/json\r\n\r\n" + body)
+        # What was sent before this is being worked on by now.
+        assert ask(server, "/policies")[0] == 200
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait() == DONE, server.said
+        # It went without an answer: had it waited for the database, there would be one of 503.
+        assert waiting.recv(1) == b""
+
+
+def _place(server: Server) -> tuple[str, int]:
+    parts = urlsplit(server.url)
+    return str(parts.hostname), int(parts.port or 0)
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0:0", "192.0.2.1:8901", "example.org:80", "[::]:0"])
+def test_addresses_of_the_network_are_refused(tmp_path: Path, address: str) -> None:
+    """Without a login other machines must not reach the pages: exit code 2, and why."""
+    write_fleet(tmp_path, [])
+    command = [sys.executable, "-m", "reports", "serve", "--data", str(tmp_path), "--listen", address]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == USAGE
+    assert "no login yet" in done.stderr
+
+
+def test_address_that_is_taken_fails(tmp_path: Path) -> None:
+    """Somebody else listens there: exit code 1, and where."""
+    write_fleet(tmp_path, [])
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        address = f"127.0.0.1:{port}"
+        command = [sys.executable, "-m", "reports", "serve", "--data", str(tmp_path), "--listen", address]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == FAILED
+    assert str(port) in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_no_fleet_is_a_mistake_in_the_settings(tmp_path: Path) -> None:
+    """There has to be a fleet database, made by the aggregator: exit code 2, and what to do."""
+    command = [sys.executable, "-m", "reports", "serve", "--data", str(tmp_path), "--listen", "127.0.0.1:0"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == USAGE
+    assert "there is no fleet database" in done.stderr
+
+
+def test_loopback_of_ip_6_is_served(tmp_path: Path) -> None:
+    """[::1] is this machine too."""
+    write_fleet(tmp_path, [])
+    with serving(tmp_path, "--listen", "[::1]:0") as server:
+        assert server.url.startswith("http://[::1]:")
+        assert ask(server, "/")[0] == 200

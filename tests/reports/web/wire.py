@@ -1,0 +1,89 @@
+"""Speaking to a site through a transport in memory: no sockets, no threads, no waiting."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlencode
+
+from twisted.internet.testing import StringTransport
+from twisted.web.server import Site
+
+from tests.aggregator.admin_fakes import InlineReactor
+
+HOST = "127.0.0.1:8901"
+# Twisted's own is not typed.
+new_transport: Any = StringTransport
+
+
+@dataclass(frozen=True, slots=True)
+class Got:
+    """A response, as the peer reads it. Names of headers are in lower case; the last of several counts."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    @property
+    def text(self) -> str:
+        return self.body.decode()
+
+
+class Browser:
+    """Sends requests to a site and keeps the cookie it is given."""
+
+    def __init__(self, site: Site, reactor: InlineReactor, *, host: str = HOST) -> None:
+        self._site: Any = site
+        self._reactor = reactor
+        self.host = host
+        self.cookie: str | None = None
+
+    def ask(self, method: str, target: str, *headers: str, body: bytes = b"", host: str | None = None) -> Got:
+        """One request as it is given, with `Host` and the cookie."""
+        lines = [f"{method} {target} HTTP/1.1", f"Host: {self.host if host is None else host}"]
+        if self.cookie is not None:
+            lines.append(f"Cookie: {self.cookie}")
+        if body or method == "POST":
+            lines.append(f"Content-Length: {len(body)}")
+        head = "\r\n".join([*lines, *headers, "Connection: close", "", ""])
+        return self.raw(head.encode("latin-1") + body)
+
+    def raw(self, data: bytes) -> Got:
+        """Bytes as they are."""
+        protocol = self._site.buildProtocol(None)
+        transport = new_transport()
+        protocol.makeConnection(transport)
+        protocol.dataReceived(data)
+        got = parse(transport.value())
+        if (made := got.headers.get("set-cookie")) is not None:
+            self.cookie = made.partition(";")[0]
+        return got
+
+    def get(self, target: str, *headers: str) -> Got:
+        """A page."""
+        return self.ask("GET", target, *headers)
+
+    def post(self, target: str, fields: Mapping[str, str], *headers: str) -> Got:
+        """A form, as a browser sends it from a page of this server."""
+        sent = ("Content-Type: application/x-www-form-urlencoded", f"Origin: http://{self.host}", *headers)
+        return self.ask("POST", target, *sent, body=urlencode(fields).encode())
+
+    def call(self, method: str, target: str, document: object = None) -> Got:
+        """The API, as a program uses it."""
+        if document is None:
+            return self.ask(method, target)
+        return self.ask(method, target, "Content-Type: application/json", body=json.dumps(document).encode())
+
+
+def parse(data: bytes) -> Got:
+    """A response out of what was written."""
+    head, _, body = data.partition(b"\r\n\r\n")
+    first, *lines = head.decode("latin-1").split("\r\n")
+    headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
+    return Got(int(first.split(" ")[1]), headers, body)
