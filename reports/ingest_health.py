@@ -110,9 +110,11 @@ _Test = tuple[sa.ColumnElement[bool], sa.ColumnElement[Any]]
 
 def _tests(now_s: float, flushed_s: float, limits: Limits) -> dict[Trouble, _Test]:
     """For each trouble which VMs have it, and what the worst of them come first by."""
-    is_on = sa.or_(vms.c.power_state.is_(None), vms.c.power_state != "off")
     unseen = summaries.c.vm_id.is_(None)
     is_silent = summaries.c.newest_s < now_s - limits.silent_after_s
+    # An inventory may be older than the newest sample, and a VM that sends is on.
+    sends = sa.and_(sa.not_(unseen), sa.not_(sa.func.coalesce(is_silent, sa.true())))
+    is_on = sa.or_(vms.c.power_state.is_(None), vms.c.power_state != "off", sends)
     is_late = summaries.c.newest_s < flushed_s - _LATE_INTERVALS * summaries.c.interval_s
     skew_s = sa.func.abs(summaries.c.skew_s)
     return {

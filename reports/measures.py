@@ -105,7 +105,8 @@ class Measure:
                 bursts = _statistic(facts, "cpu_max", self.statistic, days)
                 return np.where(np.isnan(bursts), _statistic(facts, "cpu_busy", self.statistic, days), bursts)
             case "net_daily":
-                daily = facts.evidence.daily_bytes(days)
+                # A window that does not begin at midnight touches one day more than it is long.
+                daily = facts.evidence.daily_bytes(days + 1)
                 # The days hold sums of what was measured: without both directions they say nothing, and not zero.
                 measured = ~np.isnan(facts.column(days, _METRICS["net_io"].column("mean")))
                 known = ~np.isnan(daily) & measured[:, np.newaxis]

@@ -11,6 +11,7 @@ from reports.judgement import Figure, Size, Timetable
 from reports.measures import NAMES
 from reports.policy import Comparison
 from reports.quantities import limit_words
+from reports.sizing import SizingLimits
 from reports.verdicts import Cause, Settings
 from reports.words import count_words, gib, listed_words, number, time_words, vcpu_words
 
@@ -84,14 +85,22 @@ def _of_policy(grounds: Grounds, settings: Settings) -> str:
     if cause is Cause.SCHEDULED and timetable is not None:
         return _of_timetable(timetable)
     if cause is Cause.OVERSIZED and size is not None and proposal is not None:
-        limits = settings.sizing
-        cpu, memory = limit_words(limits.cpu_p95_ratio, "ratio"), limit_words(limits.mem_max_ratio, "ratio")
-        return (
-            f"Larger than it needs: {_size_words(proposal)} of memory would do in place of {_size_words(size)}, with "
-            f"CPU at {cpu} or less for 95% of the time and memory never above {memory}"
-        )
+        return _of_size(size, proposal, settings.sizing)
     broken = [figure for figure in judged if figure.value is not None and not figure.ok]
     return f"In use: {_list([figure for figure in broken if figure.decides] or broken)}; {_covered(coverage)}"
+
+
+def _of_size(size: Size, proposal: Size, limits: SizingLimits) -> str:
+    """Promises a limit for what shrinks alone: the rest stays as it is, however full that may be."""
+    promises = []
+    if proposal.vcpus < size.vcpus:
+        promises.append(f"CPU at {limit_words(limits.cpu_p95_ratio, 'ratio')} or less for 95% of the time")
+    if proposal.mem_bytes < size.mem_bytes:
+        promises.append(f"memory never above {limit_words(limits.mem_max_ratio, 'ratio')}")
+    return (
+        f"Larger than it needs: {_size_words(proposal)} of memory would do in place of {_size_words(size)}, with "
+        f"{listed_words(promises)}"
+    )
 
 
 def _of_timetable(timetable: Timetable) -> str:

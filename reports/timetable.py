@@ -6,6 +6,7 @@ many cells a little, regular work that of a few cells a lot: only the latter lea
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -18,6 +19,10 @@ from reports.policy import Bools
 WEEK_HOURS = 168
 _WEEKS = 4
 _SEEN_CELL = WEEK_HOURS // 10
+# More than this is work, whatever the CPU says: a hundredth of 1 Gbit/s, a twentieth of an old disk.
+_REST_BYTES_PER_S: Mapping[str, float] = {"net_io": 1.25e6, "disk_io": 5e6}
+# A nightly backup of an hour and a quarter keeps no VM from its timetable.
+_SLACK_RATIO = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,8 +64,12 @@ class Timetables(NamedTuple):
     cpu_ratio: Floats
 
 
-def propose(facts: Facts, limits: TimetableLimits) -> Timetables:
-    """A timetable for every VM whose profile has long rests and real work between them."""
+def propose(facts: Facts, limits: TimetableLimits, days: int) -> Timetables:
+    """A timetable for every VM whose profile has long rests and real work between them.
+
+    The profile knows CPU alone. So the rest of what a VM does must fit into the hours in which it would be on: over a
+    window of `days`, traffic and logins may not fill more of the time than those hours do.
+    """
     seconds, cpu_ratio = facts.evidence.profile()
     # How often nine cells of ten were seen: the open hour, or a restart, costs no VM its weeks. What was never seen is
     # not at rest all the same.
@@ -73,13 +82,29 @@ def propose(facts: Facts, limits: TimetableLimits) -> Timetables:
     working = ~rest
     work_cells = working.sum(axis=1)
     work = np.where(working, np.nan_to_num(cpu_ratio), 0.0).sum(axis=1) / np.maximum(work_cells, 1)
-    scheduled = (
+    regular = (
         (weeks >= limits.min_weeks)
         & (work_cells > 0)
         & (work >= limits.work_ratio)
         & (off_h >= limits.min_off_h_per_week)
     )
+    scheduled = regular & _fits_on_hours(facts, days, 1 - off_h / WEEK_HOURS, regular)
     return Timetables(scheduled, off, off_h.astype(np.float64), weeks < _WEEKS, cpu_ratio)
+
+
+def _fits_on_hours(facts: Facts, days: int, on_ratio: Floats, asked: Bools) -> Bools:
+    """VMs whose logins and traffic fit into a share of the time; what was not measured speaks against none."""
+    window = facts.windows.get(days)
+    if window is None:
+        return np.zeros(len(facts), bool)
+    at_most_s = np.minimum(on_ratio + _SLACK_RATIO, 1.0) * window.covered_s
+    fits = ~(window.users_s > at_most_s)
+    for metric, limit in _REST_BYTES_PER_S.items():
+        # Most are quiet by their column already, and spare the histograms.
+        busy = asked & fits & (facts.column(days, f"{metric}_p95_bytes_per_s") > limit)
+        if busy.any():
+            fits &= ~(busy & (facts.evidence.seconds_above(metric, days, limit) > at_most_s))
+    return fits
 
 
 def _long_rests(rest: Bools, hours: int) -> Bools:

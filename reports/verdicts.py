@@ -151,7 +151,7 @@ class Common:
 def prepare(facts: Facts, settings: Settings, *, now_s: float, exempt: Container[str] = frozenset()) -> Common:
     """What `judge_by` needs: worked out once, for as many policies as there are. Arguments as for `judge`."""
     sizes = right_size(facts, settings.window_days, settings.sizing)
-    timetables = propose(facts, settings.timetable)
+    timetables = propose(facts, settings.timetable, settings.window_days)
     by_hours = timetables.scheduled & (
         ~sizes.oversized | (_scheduled_vcpus(facts, timetables) >= np.nan_to_num(sizes.freed_vcpus))
     )
@@ -195,6 +195,7 @@ def judge_by(facts: Facts, policy: Policy, settings: Settings, common: Common) -
 def _barred(facts: Facts, limits: Limits, now_s: float, exempt: Container[str]) -> Codes:
     excluded_tags = frozenset(limits.exclude_tags)
     unseen = np.isnan(facts.newest_s)
+    reporting = facts.newest_s >= now_s - limits.silent_after_s
 
     def those(test: Callable[[Vm], bool]) -> Bools:
         return np.fromiter(map(test, facts.vms), bool, len(facts))
@@ -202,7 +203,8 @@ def _barred(facts: Facts, limits: Limits, now_s: float, exempt: Container[str]) 
     tests: dict[Cause, Bools] = {
         Cause.TAGGED: those(lambda vm: not excluded_tags.isdisjoint(vm.tags)),
         Cause.EXEMPT: those(lambda vm: vm.vm_id in exempt),
-        Cause.POWERED_OFF: those(lambda vm: vm.power_state == "off"),
+        # An inventory may be older than the newest sample, and a VM that sends is on.
+        Cause.POWERED_OFF: those(lambda vm: vm.power_state == "off") & ~reporting,
         Cause.NO_AGENT: unseen & those(lambda vm: vm.enrolled_s is None),
         Cause.NEVER_REPORTED: unseen,
         Cause.SILENT: facts.newest_s < now_s - limits.silent_after_s,
@@ -236,7 +238,7 @@ def _coverage(facts: Facts, policy: Policy, settings: Settings) -> tuple[Bools, 
     nothing = np.zeros(len(facts), bool)
     absent, too_new, gaps = nothing, nothing, nothing
     age_days = (facts.newest_s - facts.oldest_s) / DAY_S
-    too_new = too_new | (age_days < policy.min_age_days * (1 - LATE_START_RATIO))
+    too_new = too_new | (age_days < policy.min_age_days)
     for days in sorted({*policy.days(settings.window_days), settings.window_days}):
         window = facts.windows.get(days)
         if window is None:

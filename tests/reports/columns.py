@@ -25,18 +25,23 @@ def evidence(
     profile: Sequence[float] | None = None,
     weeks: int = 4,
     daily_bytes: Sequence[int] = (),
+    traffic_s: Mapping[str, Mapping[float, int]] | None = None,
 ) -> bytes:
     """A blob whose windows all spent `cpu_s` seconds at each CPU ratio.
 
     Args:
         profile: mean CPU of each of the 168 hours of the week, Monday 00:00 UTC first, seen `weeks` times.
         daily_bytes: received on each of the last days, newest last.
+        traffic_s: metric -> seconds at each rate, in every window.
     """
     windows = Windows.empty(DAYS, OPEN_HOUR)
     for ratio, seconds in (cpu_s or {}).items():
         value = np.array([round(ratio / SLICES[0].metric.quantum)])
         windows.counts[:, SLICES[0].bins(value)] += seconds
         windows.maxima[:, 0] = np.maximum(windows.maxima[:, 0], value)
+    for part in SLICES:
+        for rate, seconds in (traffic_s or {}).get(part.metric.name, {}).items():
+            windows.counts[:, part.bins(np.array([round(rate)]))] += seconds
     if profile is not None:
         windows.profile_s[:] = weeks * 3600
         windows.profile_cpu[:] = np.rint(np.array(profile) / SLICES[0].metric.quantum) * weeks * 3600

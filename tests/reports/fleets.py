@@ -372,7 +372,7 @@ def one_of_each() -> list[Spec]:
         Spec(vm_id="vm-new", history_days=2),
         Spec(vm_id="vm-bare", enrolled=False, load=None),
         Spec(vm_id="vm-mute", load=None),
-        Spec(vm_id="vm-off", power_state="off"),
+        Spec(vm_id="vm-off", power_state="off", silent_s=3 * 3600),
         Spec(vm_id="vm-kept", tags=("production", "fallow:keep")),
     ]
 

@@ -84,7 +84,7 @@ def test_missing_figure_is_named() -> None:
     [
         ("Excluded by tag fallow:keep", {"vm": Vm(vm_id="vm-a", tags=("fallow:keep",))}),
         ("Kept until 2027 by ann: audit", {"kept": {"vm-a": "until 2027 by ann: audit"}}),
-        ("Powered off, as the inventory says", {"vm": Vm(vm_id="vm-a", power_state="off")}),
+        ("Powered off, as the inventory says", {"vm": Vm(vm_id="vm-a", power_state="off"), "newest_s": NOW_S - DAY_S}),
         ("Runs no agent", {"newest_s": math.nan, "vm": Vm(vm_id="vm-a")}),
         ("Never reported", {"newest_s": math.nan}),
         ("Silent since 2026-11-1", {"newest_s": NOW_S - 7 * DAY_S}),

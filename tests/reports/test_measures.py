@@ -81,10 +81,10 @@ def test_peak_is_the_burst_where_it_was_measured() -> None:
 
 
 def test_daily_traffic_is_that_of_the_busiest_day() -> None:
-    """Of the window alone; a VM without evidence has none."""
+    """Of the days that the window touches; a VM without evidence has none."""
     body = evidence(daily_bytes=[9_000_000, 1_000, 3_000, 2_000])
     assert value("net_daily.max", columns=QUIET, body=body) == 9_000_000
-    assert value("net_daily.max", days=3, columns=QUIET, body=body) == 3_000
+    assert value("net_daily.max", days=1, columns=QUIET, body=body) == 3_000
     assert math.isnan(value("net_daily.max", columns=QUIET))
 
 

@@ -200,7 +200,7 @@ def test_an_empty_fleet_tells_what_to_do() -> None:
 
 def test_no_idle_vm_still_has_totals() -> None:
     """A fleet in use is an answer, not an error."""
-    text = shown([Spec(power_state="off")], reclaimable=True)
+    text = shown([Spec(power_state="off", silent_s=7200)], reclaimable=True)
     assert "There is no VM that can give capacity back." in text
     assert "Reclaimable: nothing." in text
     assert "1 powered off" in text

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import hypothesis.strategies as st
+import pytest
 from hypothesis import given
 
 from reports.judgement import Timetable
@@ -14,8 +15,17 @@ from tests.reports.columns import evidence, facts
 OFFICE = [0.4 if day < 5 and 9 <= hour < 17 else 0.005 for day in range(7) for hour in range(24)]
 
 
-def proposed(profile: Sequence[float], weeks: int = 4) -> Timetables:
-    return propose(facts(body=evidence(profile=profile, weeks=weeks)), TimetableLimits())
+def proposed(
+    profile: Sequence[float],
+    weeks: int = 4,
+    *,
+    users_ratio: float = 0.0,
+    traffic_s: Mapping[str, Mapping[float, int]] | None = None,
+) -> Timetables:
+    """Args: traffic_s: metric -> seconds at each rate."""
+    body = evidence(profile=profile, weeks=weeks, traffic_s=traffic_s)
+    busy = {f"{metric}_p95_bytes_per_s": max(rates) for metric, rates in (traffic_s or {}).items()}
+    return propose(facts(busy, body=body, users_ratio=users_ratio), TimetableLimits(), 14)
 
 
 def test_office_hours() -> None:
@@ -55,9 +65,25 @@ def test_two_weeks_are_provisional_and_one_is_too_few() -> None:
     assert not proposed(OFFICE, weeks=1).scheduled[0]
 
 
+@pytest.mark.parametrize("metric", ["net_io", "disk_io"])
+def test_traffic_all_night_is_work(metric: str) -> None:
+    """A VM that moves much in more of the time than it would be on is never proposed to be off."""
+    window_s = 14 * 86_400
+    day, night = int(window_s * 0.3), int(window_s * 0.7)
+    assert not proposed(OFFICE, traffic_s={metric: {60e6: window_s}}).scheduled[0]
+    assert not proposed(OFFICE, traffic_s={metric: {60e6: day + night // 5, 1e3: night - night // 5}}).scheduled[0]
+    assert proposed(OFFICE, traffic_s={metric: {60e6: int(window_s * 0.3), 1e3: night}}).scheduled[0]
+
+
+def test_somebody_logged_in_all_night_is_work() -> None:
+    """Logins fit into the hours in which it would be on, or there is no timetable."""
+    assert proposed(OFFICE, users_ratio=0.25).scheduled[0]
+    assert not proposed(OFFICE, users_ratio=0.9).scheduled[0]
+
+
 def test_without_evidence_nothing_is_proposed() -> None:
     """What was not seen is not at rest."""
-    assert not propose(facts(), TimetableLimits()).scheduled[0]
+    assert not propose(facts(), TimetableLimits(), 14).scheduled[0]
 
 
 @given(st.lists(st.sampled_from((0.0, 0.01, 0.4)), min_size=WEEK_HOURS, max_size=WEEK_HOURS))

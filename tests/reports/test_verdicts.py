@@ -48,7 +48,7 @@ def test_quiet_busy_and_unknown() -> None:
 @pytest.mark.parametrize(
     ("expected", "changes"),
     [
-        (Cause.TAGGED, {"vm": vm(tags=("fallow:keep",), power_state="off")}),
+        (Cause.TAGGED, {"vm": vm(tags=("fallow:keep",), power_state="off"), "newest_s": math.nan}),
         (Cause.POWERED_OFF, {"vm": vm(power_state="off"), "newest_s": math.nan}),
         (Cause.NO_AGENT, {"vm": vm(enrolled_s=None), "newest_s": math.nan}),
         (Cause.NEVER_REPORTED, {"newest_s": math.nan}),
@@ -79,6 +79,19 @@ def test_powered_off_is_told_apart_from_silent() -> None:
     late: dict[str, Any] = {"newest_s": NOW_S - DAY_S}
     assert cause(**late, vm=vm(power_state="off")) is Cause.POWERED_OFF
     assert cause(**late, vm=vm(power_state="on")) is Cause.SILENT
+
+
+def test_a_vm_that_sends_is_on() -> None:
+    """Whatever an inventory said once."""
+    assert cause(vm=vm(power_state="off")) is Cause.IDLE
+
+
+def test_age_is_that_which_the_policy_asks_for() -> None:
+    """A week is a week."""
+    week = replace(CPU, idle_when=at_most("cpu_busy.mean", 0.1, days=1), min_age_days=7)
+    settings = Settings(window_days=1)
+    for days, expected in ((6.9, Cause.TOO_NEW), (7.0, Cause.IDLE)):
+        assert judge(facts(history_days=days), week, settings, now_s=NOW_S).cause(0) is expected
 
 
 def test_every_window_of_a_policy_must_be_covered() -> None:
