@@ -79,7 +79,7 @@ def parse_count(text: object) -> int:
     """A whole number of at least one. Raises: ValueError."""
     if isinstance(text, int) and not isinstance(text, bool):
         value = text
-    elif isinstance(text, str) and text.isascii() and text.isdigit():
+    elif isinstance(text, str) and text.isascii() and text.removeprefix("-").isdigit():
         value = int(text)
     else:
         raise ValueError(f"{text!r} is not a whole number")
@@ -154,7 +154,9 @@ def load_toml(path: Path) -> dict[str, Any]:
     """The tables of a TOML file. Raises ConfigError: unreadable or not TOML."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror or error}") from error
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{path}: {error}") from error
 
 
@@ -166,7 +168,9 @@ def read_secret(path: Path) -> str:
     try:
         mode = path.stat().st_mode
         text = path.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: {error}") from error
     if mode & 0o077:
         raise ConfigError(f"{path}: readable by others (mode {mode & 0o777:04o}): run chmod 600 {path}")

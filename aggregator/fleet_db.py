@@ -24,6 +24,9 @@ from aggregator.tokens import sync_directory
 SCHEMA_REVISION = "0001"
 FILE_NAME = "fleet.db"
 BUSY_TIMEOUT_S = 10
+# For a server of PostgreSQL that is silent, and for a connection of the pool when all are in use.
+CONNECT_TIMEOUT_S = 5
+POOL_TIMEOUT_S = 10
 
 _READS = "fallow_reads"
 # Any number will do that other users of the same database server are unlikely to lock too.
@@ -198,7 +201,11 @@ def _parse_url(url: str | None, data_dir: Path) -> sa.URL:
 
 def _create_engine(url: sa.URL) -> sa.Engine:
     try:
-        return sa.create_engine(url)
+        if url.drivername != "postgresql+psycopg":
+            return sa.create_engine(url)
+        # Without it psycopg waits for minutes; who sets one in the URL means it.
+        limits = {} if "connect_timeout" in url.query else {"connect_timeout": CONNECT_TIMEOUT_S}
+        return sa.create_engine(url, connect_args=limits, pool_timeout=POOL_TIMEOUT_S)
     except (ImportError, sa.exc.NoSuchModuleError) as error:
         raise ConfigError(f"database: {url.render_as_string()}: its driver is not installed ({error})") from error
 

@@ -95,6 +95,13 @@ def test_counts_that_are_none(value: object) -> None:
         parse_count(value)
 
 
+@pytest.mark.parametrize("value", [-3, "-3"])
+def test_a_count_below_one_is_told_what_is_wrong(value: object) -> None:
+    """It is whole, but too small; as text too."""
+    with pytest.raises(ValueError, match=r"\A-3 is not at least 1\Z"):
+        parse_count(value)
+
+
 def test_counts_texts_and_flags() -> None:
     """Numbers also as text, as the command line has them; texts are not empty; flags are bools."""
     assert (parse_count(3), parse_count("3")) == (3, 3)
@@ -181,6 +188,15 @@ def test_toml_files(tmp_path: Path) -> None:
     for bad in (tmp_path, tmp_path / "absent.toml", tmp_path / "bad.toml", tmp_path / "latin.toml"):
         with pytest.raises(ConfigError, match=str(bad)):
             load_toml(bad)
+
+
+def test_a_file_that_cannot_be_read_is_named_once(tmp_path: Path) -> None:
+    """Its path, and what the system says of it."""
+    path = tmp_path / "absent"
+    for read in (load_toml, read_secret):
+        with pytest.raises(ConfigError) as caught:
+            read(path)
+        assert str(caught.value) == f"{path}: No such file or directory"
 
 
 @pytest.mark.parametrize("mode", [0o644, 0o640, 0o602, 0o601])

@@ -305,3 +305,21 @@ def test_a_data_directory_that_is_absent_is_named(tmp_path: Path) -> None:
     """The folder is never made here: a typing mistake must not start an empty fleet."""
     with pytest.raises(ConfigError, match="nowhere: is not a directory"):
         open_fleet(None, tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(("query", "wanted_s"), [("", 5), ("?connect_timeout=30", "30")])
+def test_silent_postgresql_is_given_up(tmp_path: Path, query: str, wanted_s: object) -> None:
+    """A server that takes no connection costs seconds, unless the URL says otherwise; so does a pool in use."""
+    engine = open_fleet(f"postgresql+psycopg://127.0.0.1:9/fallow{query}", tmp_path)
+    given: list[Any] = []
+
+    @sa.event.listens_for(engine, "do_connect")
+    def _connect(_dialect: object, _record: object, _args: object, parameters: dict[str, object]) -> None:
+        given.append(parameters["connect_timeout"])
+        raise ConnectionError
+
+    with pytest.raises(ConnectionError):
+        engine.connect()
+    assert given == [wanted_s]
+    pool: Any = engine.pool
+    assert pool.timeout() == 10
