@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import http.client
 import json
+import socket
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -130,28 +133,63 @@ class AdminClient:
         until_s = self._clock() + self._timeout_s
         connection = self._connect()
         try:
-            connection.request("GET", target, headers={"Authorization": f"Bearer {token}", "Connection": "close"})
-            response = connection.getresponse()
-            parts: list[bytes] = []
-            size = 0
-            while part := response.read1(_CHUNK_BYTES):
-                parts.append(part)
-                size += len(part)
-                if size > MAX_ANSWER_BYTES:
-                    raise AdminUnavailable(f"{self.place} answered with more than {MAX_ANSWER_BYTES >> 20} MiB")
-                if self._clock() > until_s:
-                    raise TimeoutError
-            if response.length:
-                raise http.client.IncompleteRead(b"", response.length)
-            return AdminAnswer(status=response.status, body=b"".join(parts))
+            connection.connect()
+            with _deadline(connection.sock, until_s - self._clock()):
+                return self._answer(connection, target, token, until_s)
         finally:
             connection.close()
+
+    def _answer(self, connection: http.client.HTTPConnection, target: str, token: str, until_s: float) -> AdminAnswer:
+        connection.request("GET", target, headers={"Authorization": f"Bearer {token}", "Connection": "close"})
+        response = connection.getresponse()
+        parts: list[bytes] = []
+        size = 0
+        while part := response.read1(_CHUNK_BYTES):
+            parts.append(part)
+            size += len(part)
+            if size > MAX_ANSWER_BYTES:
+                raise AdminUnavailable(f"{self.place} answered with more than {MAX_ANSWER_BYTES >> 20} MiB")
+            if self._clock() > until_s:
+                raise TimeoutError
+        if response.length:
+            raise http.client.IncompleteRead(b"", response.length)
+        return AdminAnswer(status=response.status, body=b"".join(parts))
 
     def _connect(self) -> http.client.HTTPConnection:
         host, port = self._server.host, self._server.port
         if not self._server.tls:
             return http.client.HTTPConnection(host, port, timeout=self._timeout_s)
         return http.client.HTTPSConnection(host, port, timeout=self._timeout_s, context=tls_context(None))
+
+
+@contextmanager
+def _deadline(connected: socket.socket, seconds: float) -> Iterator[None]:
+    """Shuts the socket down after so long: a peer that sends a byte now and then never runs into a time-out of a wait.
+
+    Raises: TimeoutError: it was shut down, whatever came of that inside.
+    """
+    late = threading.Event()
+
+    def shut() -> None:
+        late.set()
+        # The answer may have ended just now. Not TLS's own way: it takes the connection from under who reads.
+        with suppress(OSError):
+            socket.socket.shutdown(connected, socket.SHUT_RDWR)
+
+    timer = threading.Timer(max(seconds, 0.0), shut)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    except (OSError, http.client.HTTPException) as error:
+        if late.is_set():
+            raise TimeoutError from error
+        raise
+    finally:
+        timer.cancel()
+    # An answer without a length that was cut off looks whole.
+    if late.is_set():
+        raise TimeoutError
 
 
 def _refuse_constant(text: str) -> float:

@@ -71,9 +71,7 @@ def propose(facts: Facts, limits: TimetableLimits, days: int) -> Timetables:
     window of `days`, traffic and logins may not fill more of the time than those hours do.
     """
     seconds, cpu_ratio = facts.evidence.profile()
-    # How often nine cells of ten were seen: the open hour, or a restart, costs no VM its weeks. What was never seen is
-    # not at rest all the same.
-    weeks = np.floor(np.partition(seconds, _SEEN_CELL, axis=1)[:, _SEEN_CELL] / 3600 + 0.1)
+    weeks = weeks_seen(seconds)
     rest = (cpu_ratio <= limits.rest_ratio) & ~np.isnan(cpu_ratio)
     rests = _long_rests(rest, limits.min_rest_h + limits.early_h)
     # On again before work begins: the last hours of each rest are not off.
@@ -90,6 +88,14 @@ def propose(facts: Facts, limits: TimetableLimits, days: int) -> Timetables:
     )
     scheduled = regular & _fits_on_hours(facts, days, 1 - off_h / WEEK_HOURS, regular)
     return Timetables(scheduled, off, off_h.astype(np.float64), weeks < _WEEKS, cpu_ratio)
+
+
+def weeks_seen(seconds: Floats) -> Floats:
+    """How often nine hours of ten of the week were seen: the open hour, or a restart, costs no VM its weeks.
+
+    Args: seconds: (..., 168) covered in each; what was never seen is not at rest all the same.
+    """
+    return np.asarray(np.floor(np.partition(seconds, _SEEN_CELL, axis=-1)[..., _SEEN_CELL] / 3600 + 0.1))
 
 
 def _fits_on_hours(facts: Facts, days: int, on_ratio: Floats, asked: Bools) -> Bools:

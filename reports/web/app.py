@@ -29,7 +29,7 @@ ErrorPage = Callable[[Problem, Asked], Answer]
 
 
 def make_handlers(backing: Backing, renderer: Renderer, runs: JudgingRuns) -> tuple[Mapping[str, Handler], ErrorPage]:
-    """Handlers by the names of routes, and what shows a problem to a person. All of them block."""
+    """Handlers by the names of routes, which block, and what shows a problem to a person, which does not."""
     comparing = Comparing(backing)
     parts: list[Mapping[str, Handler]] = [
         ListPages(backing, renderer, runs).handlers(),

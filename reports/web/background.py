@@ -78,14 +78,20 @@ class Background:
         self._lock = Lock()
         self._tasks: dict[str, Task] = {}
         self._queue: list[str] = []
+        self._anew: set[str] = set()
         self._running: _Process | None = None
         self._stopping = False
 
-    def ask(self, key: str, arguments: Sequence[str]) -> Task:
-        """Has it done, unless it is under way already; returns it as it stands now."""
+    def ask(self, key: str, arguments: Sequence[str], *, anew: bool = False) -> Task:
+        """Has it done, unless it is under way already; returns it as it stands now.
+
+        Args: anew: something has changed: what has begun may have missed it, so that it is done once more afterwards.
+        """
         with self._lock:
             known = self._tasks.get(key)
             if known is not None and known.is_under_way:
+                if anew and known.state is State.RUNNING:
+                    self._anew.add(key)
                 return known
             task = self._tasks[key] = Task(key=key, arguments=tuple(arguments))
             self._queue.append(key)
@@ -133,6 +139,10 @@ class Background:
         )
         with self._lock:
             self._tasks[task.key] = ended
+            if task.key in self._anew:
+                self._anew.remove(task.key)
+                self._tasks[task.key] = Task(key=task.key, arguments=task.arguments)
+                self._queue.append(task.key)
         if ended.problem is not None and not self._stopping:
             self._log.warn("{key} failed: {problem}", key=task.key, problem=ended.problem)
         self._next()

@@ -7,20 +7,20 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from reports.config import ReportConfig
+from reports.fleet_report import ON_THE_SPOT_VMS
 from reports.live import Live, NotLive
 from reports.series import SeriesSource
 from reports.web.background import Task
 from reports.web.fleet_source import FleetSource
 
-# Fleets up to this size are judged for each page, so that it shows what holds now: a tenth of a second.
-ON_THE_SPOT_VMS = 500
+__all__ = ["ON_THE_SPOT_VMS", "Backing", "Tasks"]
 
 
 class Tasks(Protocol):
     """`reports.web.background.Background`, as pages use it."""
 
-    def ask(self, key: str, arguments: tuple[str, ...]) -> Task:
-        """Has it done, unless it is under way already."""
+    def ask(self, key: str, arguments: tuple[str, ...], *, anew: bool = False) -> Task:
+        """Has it done, unless it is under way already; `anew`: and once more where it has begun."""
 
     def find(self, key: str) -> Task | None:
         """The newest task of that key."""
@@ -35,6 +35,7 @@ class Backing:
         fleet: the database.
         tasks: judging and comparing of large fleets.
         series: figures of one VM over time.
+        request_series: makes the same for one request about many VMs, which must not wait for each of them.
         live: the aggregator's health.
         clock: Unix time in seconds.
         arguments: of a command of `fallow-report`, to read the same fleet with the same settings.
@@ -45,6 +46,7 @@ class Backing:
     fleet: FleetSource
     tasks: Tasks
     series: SeriesSource
+    request_series: Callable[[], SeriesSource]
     live: Callable[[], Live | NotLive]
     clock: Callable[[], float]
     arguments: tuple[str, ...] = ()

@@ -13,7 +13,7 @@ from aggregator.summary import METRICS
 from aggregator.window_layout import Layout
 from reports.judgement import Timetable
 from reports.measures import NAMES
-from reports.timetable import WEEK_HOURS
+from reports.timetable import WEEK_HOURS, weeks_seen
 from reports.web.times import DAYS, hour_words, range_words, shift_of
 from reports.web.views import Bar, Distribution, HeatCell, HeatMap, HeatRow
 from reports.words import number
@@ -138,8 +138,8 @@ def heat_map(seconds: Floats, cpu_ratio: Floats, timetable: Timetable | None, zo
             f"{hour:02}" if not shift.minutes else f"{hour:02}:{shift.minutes:02}" for hour in range(_DAY_HOURS)
         ),
         rows=tuple(rows),
-        # An hour that the open one cut short still counts as seen, as it does for a timetable.
-        covered_weeks=int(seconds.min() / 3600 + 0.1),
+        # As a timetable counts them: nine cells of ten, and an hour that was cut short still counts as seen.
+        covered_weeks=int(weeks_seen(seconds)),
         is_empty=not np.any(seconds > 0),
         off_ranges=tuple(range_words(start, until, shift.minutes) for start, until in ranges),
     )

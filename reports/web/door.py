@@ -43,7 +43,8 @@ def make_site(
 
     Args:
         handlers: by the names of `reports.web.routes.ROUTES`, but for `static`; called in a thread, so they may block.
-        error_page: shows a problem to a person; called in a thread too.
+        error_page: shows a problem to a person; called in the reactor's thread, as trouble has to be told while every
+            thread waits. It must not block.
         reactor: tells the time.
         threads: a started thread pool of Twisted.
     """
@@ -104,14 +105,14 @@ class _Door(Resource):
                 return self._file(request, found)
             answer = await self._in_thread(self._work(request, found, asked, cookie), gone)
         except MethodRefused as refused:
-            return await self._problem(request, asked, refused.problem, {"Allow": ", ".join(refused.allowed)})
+            return self._problem(request, asked, refused.problem, {"Allow": ", ".join(refused.allowed)})
         except Refused as refused:
-            return await self._problem(request, asked, refused.problem)
+            return self._problem(request, asked, refused.problem)
         except Exception:
             # The boundary of a request: a bug costs this answer, not the server.
             self._log.failure("the pages' server failed at {path}", path=request.path)
             problem = Problem(500, "internal", "the server's log says more")
-            return await self._problem(request, asked, problem)
+            return self._problem(request, asked, problem)
         if cookie is None and found.route.kind is Kind.PAGE and answer.status == HTTPStatus.OK:
             return _with_headers(answer, {"Set-Cookie": self._csrf.set_cookie(given)})
         return answer
@@ -142,13 +143,13 @@ class _Door(Resource):
         handler = self._handlers[found.route.name]
         return lambda: handler(whole)
 
-    async def _problem(
+    def _problem(
         self, request: Request, asked: Asked, problem: Problem, headers: Mapping[str, str] | None = None
     ) -> Answer:
         if is_api(request.path):
             return problem_answer(problem, headers)
         try:
-            page = await deferToThreadPool(self._reactor, self._threads, lambda: self._error_page(problem, asked))
+            page = self._error_page(problem, asked)
         except Exception:
             self._log.failure("the error page failed")
             return problem_answer(problem, headers)

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from agent.settings import ConfigError
 from aggregator.problems import Problem, Refused
@@ -83,6 +84,8 @@ def refusing(work: Callable[[], T], *, again: bool) -> T:
         return work()
     except (FleetGone, ConfigError) as error:
         raise Refused(_away(str(error))) from error
+    except PoolTimeout as error:
+        raise Refused(_away("every connection to it is in use")) from error
     except (OperationalError, InterfaceError) as error:
         if again and error.connection_invalidated:
             return refusing(work, again=False)

@@ -98,9 +98,10 @@ def find_host_series(backing: Backing, host: str, from_s: int, to_s: int, points
     sized.sort(key=lambda one: (-one[0], one[1].vm_id))
     found: list[tuple[Series, dict[str, object], float, float]] = []
     unavailable: list[dict[str, str]] = []
+    source = backing.request_series()
     for _, vm, vcpus, mem_bytes in sized[:CHARTED_VMS]:
         try:
-            series = backing.series.read(vm.vm_id, from_s, to_s, points)
+            series = source.read(vm.vm_id, from_s, to_s, points)
         except UnknownVm:
             unavailable.append({"vm": vm.vm_id, "reason": "there are no samples of it"})
         except SeriesUnavailable as error:

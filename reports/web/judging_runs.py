@@ -30,6 +30,10 @@ _FORGET_AFTER_S = 7 * 86_400.0
 # Few enough that the aggregator never waits long for its turn to write.
 _FORGET_VMS = 5_000
 _TRY_AGAIN_S = 60.0
+_OTHER_SETTINGS = (
+    "the fleet was judged, but the verdicts were stored with other settings than this server's: its configuration file "
+    "has changed since it was started. Restart fallow-report serve."
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +71,7 @@ class JudgingRuns:
         with reading(backing.fleet.reader) as connection:
             small = is_small(connection, backing.on_the_spot_vms)
         if not small:
-            self._ask(backing.config.policy, backing.config.window_days)
+            self._ask(backing.config.policy, backing.config.window_days, anew=True)
 
     def next_due_s(self) -> float:
         """When the policy of the settings is to judge next: at once where nothing is stored."""
@@ -78,25 +82,28 @@ class JudgingRuns:
     def find(self, policy: Policy, window_days: int) -> Standing | Waiting:
         """Where the verdicts of a policy are; has them made where they are absent or old.
 
-        Raises: Refused, 503: they are absent, and making them failed a moment ago.
+        Raises: Refused, 503: they are absent, and making them failed a moment ago, or made those of other settings.
         """
         backing = self._backing
         with reading(backing.fleet.reader) as connection:
             if is_small(connection, backing.on_the_spot_vms):
                 return Standing()
         settings = replace(backing.config.settings, window_days=window_days)
+        # The task first: what it stored before it ended is then seen below.
+        task = backing.tasks.find(_key(policy, window_days))
         stored = self._stored(policy, settings)
         now_s = backing.clock()
         is_stale = stored is not None and now_s - stored.run.judged_s > backing.config.serve.fresh_for_s
-        task = backing.tasks.find(_key(policy, window_days))
         failed = task is not None and task.state is State.FAILED
-        if (stored is None or is_stale) and not (task is not None and _failed_just_now(task, now_s)):
+        if (stored is None or is_stale) and not (task is not None and _ended_just_now(task, now_s)):
             task = self._ask(policy, window_days)
         problem = task.problem if task is not None and failed else None
         if stored is not None:
             return Standing(stored=stored, is_stale=is_stale, problem=problem)
         if task is not None and task.state is State.FAILED:
             raise Refused(Problem(503, "judging", f"the fleet could not be judged: {task.problem}", 10))
+        if task is not None and task.state is State.DONE:
+            raise Refused(Problem(503, "settings", _OTHER_SETTINGS, int(_TRY_AGAIN_S)))
         return Waiting(
             text=f"The fleet is being judged by {policy.name} over {window_days} days: "
             "verdicts on a large fleet are made beforehand, and these were not asked for lately."
@@ -130,10 +137,10 @@ class JudgingRuns:
         with reading(self._backing.fleet.reader) as connection:
             return read_stored(connection, scope_of(policy, settings), settings_sha256(policy, settings))
 
-    def _ask(self, policy: Policy, window_days: int) -> Task:
+    def _ask(self, policy: Policy, window_days: int, *, anew: bool = False) -> Task:
         backing = self._backing
         arguments = ("judge", "--store", "--policy", policy.name, "--window", f"{window_days}d", *backing.arguments)
-        return backing.tasks.ask(_key(policy, window_days), arguments)
+        return backing.tasks.ask(_key(policy, window_days), arguments, anew=anew)
 
     def _forget_old(self) -> None:
         config = self._backing.config
@@ -165,5 +172,5 @@ def _key(policy: Policy, window_days: int) -> str:
     return f"judging by {policy.name} over {window_days} days"
 
 
-def _failed_just_now(task: Task, now_s: float) -> bool:
-    return task.state is State.FAILED and task.finished_s is not None and now_s - task.finished_s < _TRY_AGAIN_S
+def _ended_just_now(task: Task, now_s: float) -> bool:
+    return not task.is_under_way and task.finished_s is not None and now_s - task.finished_s < _TRY_AGAIN_S

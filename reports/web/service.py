@@ -26,6 +26,7 @@ from reports.web.background import Background
 from reports.web.backing import ON_THE_SPOT_VMS, Backing
 from reports.web.door import make_site
 from reports.web.fleet_source import FleetSource
+from reports.web.giving_up import GivingUp
 from reports.web.judging_runs import JudgingRuns
 from reports.web.renderer import Renderer
 from reports.web.security import is_loopback
@@ -83,16 +84,14 @@ class PagesService(Service):
         # One that hangs must not keep the program from ending.
         self._threads.threadFactory = partial(threading.Thread, daemon=True)  # type: ignore[assignment]
         static = load_static_files()
+        asked = AdminSeries(config.serve.aggregator_url, config.admin_token_file, timeout_s=_AGGREGATOR_S)
+        local = LocalSeries(config.data_dir)
         backing = Backing(
             config=config,
             fleet=self._fleet,
             tasks=self._background,
-            series=FirstOf(
-                [
-                    AdminSeries(config.serve.aggregator_url, config.admin_token_file, timeout_s=_AGGREGATOR_S),
-                    LocalSeries(config.data_dir),
-                ]
-            ),
+            series=FirstOf([asked, local]),
+            request_series=lambda: FirstOf([GivingUp(asked), local]),
             live=AdminLive(config.serve.aggregator_url, config.admin_token_file, timeout_s=_AGGREGATOR_S).read,
             clock=clock,
             arguments=tuple(arguments),

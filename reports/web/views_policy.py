@@ -54,8 +54,8 @@ class CompareLine:
     """The whole fleet judged by one policy.
 
     Attributes:
-        freed_idle: by the idle VMs alone; what scheduled and oversized VMs give back is much the same by all policies.
-        freed: by all reclaimable VMs.
+        freed_idle: by the idle VMs alone. A VM that a policy does not call idle may still be oversized or scheduled.
+        freed: by all reclaimable VMs, those too.
         freed_length_ratio: of the idle vCPUs; 1 for the policy that frees most.
         missing_days: windows the policy looks at and the aggregator does not keep: with any, it can judge no VM.
     """

@@ -6,6 +6,7 @@ import json
 import socket
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -129,6 +130,35 @@ def test_an_answer_that_takes_too_long_as_a_whole(door: Door, tmp_path: Path) ->
     times = iter(range(0, 1_000, 4))
     slow = AdminClient(door.url, token_file(tmp_path), timeout_s=10.0, clock=lambda: float(next(times)))
     assert "did not answer within 10 s" in reason_of(slow)
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("head", [b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 200 OK\r\n\r\n["])
+def test_an_answer_that_comes_byte_by_byte(tmp_path: Path, head: bytes) -> None:
+    """The deadline ends a head or a body that never does, though each wait is short."""
+    gone = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        client = AdminClient(
+            f"http://127.0.0.1:{server.getsockname()[1]}", token_file(tmp_path), timeout_s=0.3, clock=lambda: 0.0
+        )
+
+        def answer() -> None:
+            peer, _ = server.accept()
+            with peer, suppress(OSError):
+                peer.recv(1000)
+                peer.sendall(head)
+                # Far longer than the deadline, so that a client without one fails here and does not hang.
+                for _ in range(100):
+                    peer.sendall(b"x")
+                    if gone.wait(0.05):
+                        return
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        reason = reason_of(client)
+        gone.set()
+        thread.join()
+    assert "did not answer within 0.3 s" in reason
 
 
 @pytest.mark.real

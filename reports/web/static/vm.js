@@ -179,7 +179,9 @@
   function show(wanted) {
     const middleS = (wanted.fromS + wanted.toS) / 2;
     const lengthS = Math.max(wanted.toS - wanted.fromS, MIN_SPAN_S);
-    span = { fromS: Math.max(0, Math.round(middleS - lengthS / 2)), toS: Math.round(middleS + lengthS / 2) };
+    // Behind the newest sample there is nothing to see: the span stays as long as it is and ends there.
+    const toS = Math.min(Math.round(middleS + lengthS / 2), whole.toS);
+    span = { fromS: Math.max(0, Math.round(toS - lengthS)), toS };
     for (const button of ranges.querySelectorAll("[data-days]")) button.setAttribute("aria-pressed", String(Math.abs(Number(button.dataset.days) * DAY_S - lengthS) < 60 && Math.abs(span.toS - whole.toS) < 60));
     draw();
     clearTimeout(waiting);

@@ -19,6 +19,7 @@ from reports.web.background import State, Task
 from reports.web.backing import ON_THE_SPOT_VMS, Backing
 from reports.web.door import make_site
 from reports.web.fleet_source import FleetSource
+from reports.web.giving_up import GivingUp
 from reports.web.judging_runs import JudgingRuns
 from reports.web.renderer import Renderer
 from reports.web.security import Csrf
@@ -37,9 +38,11 @@ class FakeTasks:
 
     asked: list[Task] = field(default_factory=list)
     known: dict[str, Task] = field(default_factory=dict)
+    anew: list[str] = field(default_factory=list)
 
-    def ask(self, key: str, arguments: tuple[str, ...]) -> Task:
+    def ask(self, key: str, arguments: tuple[str, ...], *, anew: bool = False) -> Task:
         known = self.known.get(key)
+        self.anew += [key] if anew else []
         if known is not None and known.is_under_way:
             return known
         task = self.known[key] = Task(key=key, arguments=arguments)
@@ -120,6 +123,7 @@ def pages(
         fleet=fleet,
         tasks=tasks,
         series=series,
+        request_series=lambda: GivingUp(series),
         live=lambda: house.live,
         clock=lambda: house.now_s,
         arguments=("--data", str(data_dir)),

@@ -112,3 +112,25 @@ async def test_stop_ends_what_runs_even_by_force(tmp_path: Path) -> None:
 async def test_stop_of_the_idle_is_at_once() -> None:
     """Nothing runs, nothing to wait for."""
     await _background(SAYS).stop()
+
+
+@pytest_twisted.ensureDeferred
+async def test_change_during_a_run_has_it_done_once_more(tmp_path: Path) -> None:
+    """However often something changed while it ran, it runs once more; what only waits will see the change anyway."""
+    log, go = tmp_path / "log", tmp_path / "go"
+    code = (
+        "import os, sys, time\n"
+        f"open({str(log)!r}, 'a').write(sys.argv[1] + '\\n')\n"
+        f"while not os.path.exists({str(go)!r}): time.sleep(0.01)"
+    )
+    background = _background(code)
+    background.ask("a", ("a",), anew=True)
+    background.ask("b", ("b",))
+    while not log.exists():
+        await deferLater(reactor, 0.01, lambda: None)
+    for key in ("a", "a", "b"):
+        assert background.ask(key, (key,), anew=True).is_under_way
+    go.touch()
+    for key in ("b", "a"):
+        assert (await _ended(background, key)).state is State.DONE
+    assert log.read_text().split() == ["a", "b", "a"]

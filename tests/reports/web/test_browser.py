@@ -67,6 +67,22 @@ def test_a_page_is_fit_to_read(visit: Visitor, server: Server, name: str) -> Non
             visited.shoot(name)
 
 
+def test_the_aggregators_figures_are_read_on_a_telephone(visit: Visitor, server: Server) -> None:
+    """Long names beside them leave the values room: none stands one character a line."""
+    words = "pushes refused because the agent that sent them is not known"
+    with visit(NARROW) as visited:
+        page = visited.go(server.url + "health")
+        value = page.evaluate(
+            "(words) => { const list = document.createElement('dl'); list.className = 'facts live';"
+            " list.innerHTML = `<dt>${words}</dt><dd>2026-10-25 02:30 CEST</dd>`;"
+            " document.querySelector('.card').append(list); return list.lastChild.getBoundingClientRect().width; }",
+            words,
+        )
+        assert value >= 6 * 16
+        visited.check()
+        visited.shoot("health-live")
+
+
 @pytest.mark.parametrize("name", IN_DARK)
 def test_a_page_is_fit_to_read_in_the_dark(visit: Visitor, server: Server, name: str) -> None:
     """Where a reader wants dark pages, they are dark, and every text can be read all the same."""

@@ -104,6 +104,21 @@ def test_a_span_is_chosen_and_zoomed(visit: Visitor, server: Server) -> None:
         assert lengths_s[7] == pytest.approx(0.1 * 14 * 86_400, rel=0.05)
 
 
+def test_charts_end_with_the_newest_sample(visit: Visitor, server: Server) -> None:
+    """Neither Later nor Zoom out runs into the future: the span stays as long as it is and ends where samples do."""
+    asked: list[str] = []
+    with visit() as visited:
+        visited.page.on("request", lambda request: asked.append(request.url) if "/series?" in request.url else None)
+        page = visited.go(server.url + "vms/vm-oversized")
+        for name in ("Later", "Zoom out"):
+            with page.expect_response(re.compile("/series")):
+                page.get_by_role("button", name=name).click()
+        spans = [[int(part) for part in re.findall(r"(?:from|to)=(\d+)", address)] for address in asked]
+        newest_s = spans[0][1]
+        assert [to_s for _, to_s in spans] == [newest_s] * 3
+        assert [to_s - from_s for from_s, to_s in spans] == [14 * 86_400, 14 * 86_400, 28 * 86_400]
+
+
 def test_a_chart_can_be_read_as_a_table(visit: Visitor, server: Server) -> None:
     """Every chart opens as a table with least, mean and largest value, whose largest is that of the samples."""
     with visit() as visited:

@@ -114,3 +114,12 @@ def test_no_hour_is_lost(ratio: np.ndarray, shift: str) -> None:
     levels = [cell.level or 0 for cell in by_ratio]
     assert levels == sorted(levels)
     assert set(levels) <= set(range(7))
+
+
+def test_weeks_are_counted_as_for_a_timetable() -> None:
+    """A few hours that were missed cost no week; more than a tenth of them do."""
+    seconds = np.full(WEEK_HOURS, 4 * 3600.0)
+    seconds[:16] = 0.0
+    assert heat_map(seconds, np.zeros(WEEK_HOURS), None, BERLIN, WINTER).covered_weeks == 4
+    seconds[:17] = 3600.0
+    assert heat_map(seconds, np.zeros(WEEK_HOURS), None, BERLIN, WINTER).covered_weeks == 1

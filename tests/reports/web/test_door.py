@@ -238,3 +238,18 @@ def test_json_of_the_api_is_strict() -> None:
     """A number that JSON has no word for is a mistake here, not in the reader."""
     with pytest.raises(ValueError, match="JSON"):
         json_answer({"a": float("nan")})
+
+
+def test_trouble_is_told_while_every_thread_waits(seen: Seen) -> None:
+    """Handlers that wait for a database take no error page with them: unknown pages, wrong methods, a full house."""
+    reactor = InlineReactor()
+    held = Held()
+    handlers = {route.name: seen for route in ROUTES}
+    crowd = Browser(make_site(handlers, _error_page, FILES, reactor=reactor, threads=held), reactor)
+    for _ in range(MAX_WAITING):
+        with pytest.raises(IndexError):
+            crowd.get("/vms")
+    answered = [crowd.get("/nothing"), crowd.post("/vms", {}), crowd.get("/vms"), crowd.get(FILES.address("page.js"))]
+    assert [got.status for got in answered] == [404, 405, 503, 200]
+    assert [got.body.startswith(b"<h1>") for got in answered] == [True, True, True, False]
+    assert len(held.waiting) == MAX_WAITING

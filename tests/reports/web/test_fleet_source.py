@@ -141,3 +141,14 @@ def test_server_has_no_file_to_look_at() -> None:
     source = FleetSource(engine, engine, None)
     assert source.reader is engine
     assert source.writer is engine
+
+
+def test_pool_without_a_free_connection_is_a_database_away() -> None:
+    """All connections wait for a database that is blocked: 503, no bug of the server."""
+
+    def work() -> None:
+        raise sa.exc.TimeoutError("QueuePool limit of size 5 overflow 10 reached")
+
+    with pytest.raises(Refused) as refused:
+        refusing(work, again=True)
+    assert (refused.value.problem.status, refused.value.problem.reason) == (503, "database-away")

@@ -194,3 +194,30 @@ def test_verdicts_that_nobody_asks_for_are_forgotten(house: House) -> None:
             scopes = set(connection.scalars(sa.select(table.c.scope).distinct()))
             assert scopes == {"fallow-balanced/14d", "p95/7d"}
     assert house.tasks.asked[-1].arguments[3] == "fallow-balanced"
+
+
+def test_verdicts_of_other_settings_are_told(house: House) -> None:
+    """A configuration file that changed under the server is told; judging is tried again a minute later."""
+    house.browser.get("/vms")
+    limits = replace(house.config.settings.limits, min_coverage_ratio=0.123)
+    settings = replace(house.config.settings, limits=limits)
+    store_verdicts(house.fleet.reader, house.fleet.writer, BALANCED, settings, house.now_s)
+    house.tasks.end(now_s=house.now_s)
+    for target in ("/vms", "/hosts", "/v1/report"):
+        got = house.browser.get(target)
+        assert got.status == 503
+        assert "stored with other settings" in got.text
+        assert "Restart fallow-report serve" in got.text
+    assert len(house.tasks.asked) == 1
+    house.now_s += 61
+    assert house.browser.get("/vms").status == 202
+    assert len(house.tasks.asked) == 2
+
+
+def test_change_during_a_run_asks_for_another(house: House) -> None:
+    """An exemption that is made while the fleet is judged is not left out until the next run of the clock."""
+    house.browser.get("/vms")
+    assert house.tasks.anew == []
+    new = {"kind": "vm", "subject": "vm-idle", "until": "30d", "reason": "closing", "owner": "ann"}
+    assert house.browser.call("POST", "/v1/exemptions", new).status == 201
+    assert house.tasks.anew == [house.tasks.asked[0].key]

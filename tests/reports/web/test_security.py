@@ -105,7 +105,7 @@ def test_cookie_is_found_among_others() -> None:
     assert csrf.cookie_of("\x00;;=") is None
     made = csrf.set_cookie(value)
     assert "HttpOnly" in made
-    assert "SameSite=Strict" in made
+    assert "SameSite=Lax" in made
 
 
 def test_scripts_come_from_files_alone() -> None:
@@ -127,3 +127,16 @@ def test_scripts_come_from_files_alone() -> None:
 def test_loopback_is_told_from_the_network(host: str, *, loopback: bool) -> None:
     """Without a login nothing but this machine may reach the pages."""
     assert is_loopback(host) is loopback
+
+
+@pytest.mark.parametrize(
+    "other",
+    ['grafana={"a":1}', "odd name=1", "=x", "x", 'q="a', f"{COOKIE}=short", f"not{COOKIE}={'0' * 32}", "a[1]=@,"],
+)
+def test_cookies_of_others_hide_none_of_ours(other: str) -> None:
+    """Other programs on localhost set whatever they like beside it."""
+    csrf = Csrf()
+    made = csrf.make_cookie()
+    assert csrf.cookie_of(f"{other}; {COOKIE}={made}") == made
+    assert csrf.cookie_of(f"{COOKIE}={made};{other}") == made
+    assert csrf.cookie_of(other) is None
