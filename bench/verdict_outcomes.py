@@ -30,7 +30,7 @@ class LaterUse:
     """What one VM did after it was judged.
 
     Attributes:
-        covered_h: hours that samples cover.
+        covered_h: hours that samples with CPU cover.
         cpu_h: CPU-hours used: CPU ratio x vCPUs at that time x interval.
         woke: whether enough samples were busy within WOKEN_WITHIN_S.
     """
@@ -45,6 +45,8 @@ def later_use(table: Ints, began_s: float) -> LaterUse:
 
     Args: began_s: when the later part began.
     """
+    # A sample that lacks CPU says nothing of use, so that its time counts as not seen.
+    table = table[table[:, _CPU] != ABSENT]
     interval_s, ratio = table[:, INTERVAL], table[:, _CPU] * _CPU_QUANTUM
     vcpus = np.where(table[:, _VCPUS] == ABSENT, 0, table[:, _VCPUS])
     soon = table[:, TS] <= began_s + WOKEN_WITHIN_S

@@ -135,8 +135,8 @@ def _schedule(options: argparse.Namespace, config: ReportConfig, around: Surroun
     from reports.documents import make_document
     from reports.schema import open_report_db
 
-    def document(now_s: float) -> Document:
-        return make_document(config, now_s)
+    def document(now_s: float, since_s: float | None) -> Document:
+        return make_document(config, now_s, since_s)
 
     return run(
         options,

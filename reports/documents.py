@@ -12,15 +12,17 @@ from reports.render import to_csv, to_json
 from reports.report import Question
 
 
-def make_document(config: ReportConfig, now_s: float) -> Document:
+def make_document(config: ReportConfig, now_s: float, since_s: float | None = None) -> Document:
     """The configured report, judged anew unless fresh verdicts are stored.
+
+    Args: since_s: of the report before: tells what has changed from then on.
 
     Raises: ConfigError, sqlalchemy.exc.DBAPIError: of the fleet database.
     """
     engine = open_fleet_read_only(config.fleet_url, config.data_dir)
     try:
         question = Question(policy=config.policy, settings=config.settings, now_s=now_s, top=config.top)
-        report = make_report(engine, question, fresh_s=config.serve.fresh_for_s)
+        report = make_report(engine, question, fresh_s=config.serve.fresh_for_s, since_s=since_s)
     finally:
         engine.dispose()
     return Document(

@@ -37,6 +37,21 @@ def read_in_force(connection: sa.Connection, now_s: float) -> list[Exemption]:
     return _read(connection, _in_force(now_s))
 
 
+def has_changed(connection: sa.Connection, since_s: float, now_s: float) -> bool:
+    """Whether an exemption was made, was ended or ran out from `since_s` to `now_s`.
+
+    One that had expired and was given a new end is seen only where it keeps a single VM.
+
+    Raises: ConfigError: the report's tables are those of another version.
+    """
+    if not has_report_tables(connection):
+        return False
+    ran_out = sa.and_(exemption.c.ended_s.is_(None), exemption.c.until_s > since_s, exemption.c.until_s <= now_s)
+    changed = sa.exists().where(sa.or_(exemption.c.created_s >= since_s, exemption.c.ended_s >= since_s, ran_out))
+    kept = sa.exists().where(reclaim_event.c.kind == "kept", reclaim_event.c.at_s >= since_s)
+    return bool(connection.scalar(sa.select(sa.or_(changed, kept))))
+
+
 class Exemptions:
     """The table `exemption`.
 

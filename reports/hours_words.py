@@ -9,8 +9,8 @@ from reports.timetable import WEEK_HOURS
 from reports.words import listed_words
 
 DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
-# More than this is no sentence any more.
-_MAX_GROUPS = 3
+# Other hours on every day of the week can still be said; more than this is no sentence any more.
+_MAX_GROUPS = 7
 
 
 def needed_words(timetable: Timetable) -> str | None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from agent.settings import ConfigError, parse_count
+from reports.own_policies import ALL
 from reports.report_cli import add_question_options, apply_question_options, check_window, option
 from reports.words import count_words, printable
 
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
 Open = Callable[[str | None, Path], "sa.Engine"]
 
 DONE, FAILED = 0, 1
-ALL = "all"
+# Of the report of a trace alone.
+_OF_TRACE = ("until", "top", "why", "json", "csv")
 _SAY_EVERY_VMS = 50
 _DISPUTED = 20
 _EXAMPLES = """\
@@ -87,9 +89,14 @@ def run(
     Returns: 0 done, 1 another run wrote to the same verdicts meanwhile.
 
     Raises:
-        ConfigError: no such policy or window, a date that is none, a trace that cannot be used, no fleet database.
+        ConfigError: an option that does not go with --store, no such policy or window, a date that is none, a trace
+            that cannot be used, no fleet database.
         sqlalchemy.exc.DBAPIError: of the fleet database.
     """
+    if options.store:
+        given = [name for name in _OF_TRACE if getattr(options, name) not in {None, False}]
+        if given:
+            raise ConfigError([f"judge: --{name} goes with --trace, not with --store" for name in given])
     policies, config = _policies(options, config)
     if options.store:
         return _store(policies, config, clock(), out=out, err=err, opened=(open_to_read, open_to_write))
@@ -229,7 +236,7 @@ def _store(
     try:
         reader = (to_read or open_fleet_read_only)(config.fleet_url, config.data_dir)
         try:
-            check_window(reader, config.window_days)
+            check_window(reader, config.window_days, () if len(policies) > 1 else policies)
             for policy in policies:
                 totals = store_verdicts(reader, writer, policy, config.settings, now_s)
                 verdicts = ", ".join(f"{totals.of(verdict):,} {verdict.value}" for verdict in Verdict)

@@ -18,8 +18,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from agent.settings import ConfigError
-from reports.exemptions import Exemption, ExemptionKind, ExemptionRefused, NotFound, UnknownVm, parse_until
-from reports.words import duration_words, iso_time, printable, time_words
+from reports.exemptions import (
+    Exemption,
+    ExemptionIndex,
+    ExemptionKind,
+    ExemptionRefused,
+    NotFound,
+    UnknownVm,
+    parse_until,
+)
+from reports.words import count_words, duration_words, iso_time, printable, time_words
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
@@ -109,6 +117,7 @@ def run(
         sqlalchemy.exc.DBAPIError: of the fleet database.
     """
     from aggregator.fleet_db import open_fleet_read_only  # noqa: PLC0415
+    from reports.exemption_table import Exemptions  # noqa: PLC0415
     from reports.schema import open_report_db  # noqa: PLC0415
 
     out, err, now_s = out or sys.stdout, err or sys.stderr, clock()
@@ -116,7 +125,8 @@ def run(
     until_s = _until_s(options, now_s, zone)
     opener = (open_to_read or open_fleet_read_only) if form == "list" else (open_to_write or open_report_db)
     try:
-        with _exemptions(opener, config) as exemptions:
+        with _opened(opener, config) as engine:
+            exemptions = Exemptions(engine)
             if form == "list":
                 text = _list(exemptions, options, now_s, width=width, colour=colour)
             elif form == "renew":
@@ -124,7 +134,7 @@ def run(
             elif form == "end":
                 text = _end(exemptions, target, options.by or _user(whoami), now_s)
             else:
-                text = _keep(exemptions, target, options, until_s, now_s)
+                text = _keep(engine, exemptions, target, options, until_s, now_s, err)
     except ExemptionRefused as error:
         raise ConfigError(f"keep: {error}") from error
     except NotFound as error:
@@ -174,17 +184,23 @@ def _user(whoami: Callable[[], str]) -> str | None:
 
 
 @contextmanager
-def _exemptions(opener: Open, config: ReportConfig) -> Iterator[Exemptions]:
-    from reports.exemption_table import Exemptions  # noqa: PLC0415
-
+def _opened(opener: Open, config: ReportConfig) -> Iterator[sa.Engine]:
     engine = opener(config.fleet_url, config.data_dir)
     try:
-        yield Exemptions(engine)
+        yield engine
     finally:
         engine.dispose()
 
 
-def _keep(exemptions: Exemptions, target: str, options: argparse.Namespace, until_s: float, now_s: float) -> str:
+def _keep(
+    engine: sa.Engine,
+    exemptions: Exemptions,
+    target: str,
+    options: argparse.Namespace,
+    until_s: float,
+    now_s: float,
+    err: TextIO,
+) -> str:
     kind, subject = ExemptionKind.VM, target
     if options.tag is not None:
         kind, subject = ExemptionKind.TAG, options.tag
@@ -205,7 +221,22 @@ def _keep(exemptions: Exemptions, target: str, options: argparse.Namespace, unti
         now_s=now_s,
         allow_unknown=options.allow_unknown,
     )
-    return _sentence("renewed" if kept.is_renewal else "kept", kept.exemption)
+    sentence = _sentence("renewed" if kept.is_renewal else "kept", kept.exemption)
+    if kind is ExemptionKind.VM:
+        return sentence
+    count = _count_fitting(engine, kept.exemption)
+    if not count:
+        print(f"fallow-report: keep: no VM fits {_subject(kept.exemption)} now", file=err)
+    return f"{sentence.rstrip()} ({count_words(count, 'VM')} now)\n"
+
+
+def _count_fitting(engine: sa.Engine, one: Exemption) -> int:
+    from reports.fleet import read_facts, snapshot  # noqa: PLC0415
+    from reports.judging import find_kept  # noqa: PLC0415
+
+    index = ExemptionIndex([one])
+    with snapshot(engine) as connection:
+        return sum(len(find_kept(facts, index)) for facts in read_facts(connection, (), with_evidence=False))
 
 
 def _renew(exemptions: Exemptions, target: str, until_s: float, now_s: float) -> str:

@@ -19,6 +19,8 @@ from reports.quantities import limit_text, parse_limit, parse_window_days, shown
 
 PLACE = "report.policies"
 BUILT_IN = frozenset({*POLICIES, "fallow"})
+# What asks for every policy where the name of one may stand.
+ALL = "all"
 # Deeper than anybody reads, and far from where a recursion ends a program.
 MAX_DEPTH = 8
 MAX_NAME_CHARS = 40
@@ -67,6 +69,8 @@ class _Reader:
         place = f"{PLACE}.{_word(name)}"
         if not _NAME.fullmatch(name) or len(name) > MAX_NAME_CHARS:
             self.note(place, f"a name is of a-z, 0-9 and - between them, at most {MAX_NAME_CHARS} characters")
+        elif name == ALL:
+            self.note(place, "means every policy where a name may stand: choose another")
         elif name in taken:
             self.note(place, "is the name of a built-in policy: choose another")
         if not isinstance(body, Mapping):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO, TypeVar
@@ -23,6 +23,7 @@ from reports.verdicts import Verdict
 if TYPE_CHECKING:
     import sqlalchemy as sa
 
+    from reports.policy import Policy
     from reports.report import Question, Report
 
 T = TypeVar("T")
@@ -126,7 +127,8 @@ def run(
         open_to_read: URL and data directory -> engine; `aggregator.fleet_db.open_fleet_read_only` unless told.
 
     Raises:
-        ConfigError: no such policy or window, an order by money without prices, or of `open_to_read`.
+        ConfigError: no such policy, no window of this length or that the policy fixes, an order by money without
+            prices, or of `open_to_read`.
         sqlalchemy.exc.DBAPIError: of the fleet database.
     """
     from aggregator.fleet_db import open_fleet_read_only  # noqa: PLC0415
@@ -138,7 +140,7 @@ def run(
     now_s = clock()
     engine = (open_to_read or open_fleet_read_only)(config.fleet_url, config.data_dir)
     try:
-        check_window(engine, config.window_days)
+        check_window(engine, config.window_days, (config.policy,))
         report = make_report(
             engine,
             _question(options, config, now_s),
@@ -151,15 +153,25 @@ def run(
     return DONE
 
 
-def check_window(engine: sa.Engine, days: int) -> None:
-    """Raises ConfigError: the aggregator keeps no window of so many days."""
+def check_window(engine: sa.Engine, days: int, policies: Sequence[Policy] = ()) -> None:
+    """Whether there can be figures of the window asked for, and of the windows that these policies fix.
+
+    Raises: ConfigError: the aggregator does not keep one of them.
+    """
     from reports.fleet import read_window_days, snapshot  # noqa: PLC0415
 
     with snapshot(engine) as connection:
         known = read_window_days(connection)
+    choice = ", ".join(f"{each}d" for each in known)
     if days not in known:
-        choice = ", ".join(f"{each}d" for each in known)
         raise ConfigError(f"--window: the aggregator keeps no window of {days}d (choose from {choice})")
+    problems = []
+    for policy in policies:
+        lacking = ", ".join(f"{each}d" for each in sorted(policy.days(days)) if each not in known)
+        if lacking:
+            problems.append(f"policy {policy.name}: the aggregator keeps no window of {lacking} (it keeps {choice})")
+    if problems:
+        raise ConfigError(problems)
 
 
 def _question(options: argparse.Namespace, config: ReportConfig, now_s: float) -> Question:

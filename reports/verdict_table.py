@@ -1,6 +1,7 @@
 """The stored verdicts: how a run writes them, and a page of them for a report. SQLite and PostgreSQL.
 
-Every page is read from one scope, which lies together on disk; the ranked list is a stretch of an index.
+Every page is read from one scope, which lies together on disk; the ranked list is a stretch of an index. Texts stand in
+the order of the database: by code points in SQLite, by its own locale in PostgreSQL.
 """
 
 from __future__ import annotations
@@ -59,13 +60,17 @@ class Stored:
 
 
 class RunClash(Exception):
-    """Another run with other settings has begun to write to the same scope: this one has to end."""
+    """Another run wrote to the same scope, with other settings or newer: this one has to end."""
 
 
 def begin_run(connection: sa.Connection, run: Run) -> None:
-    """Claims the scope: verdicts that were stored with other settings are of no use from now on."""
+    """Claims the scope: verdicts that were stored with other settings are of no use from now on.
+
+    Nor are those of a later time than this run's: the clock was set back since.
+    """
     _lock(connection)
-    if _settings_of(connection, run.scope) == run.settings_sha256:
+    current = _current(connection, run.scope)
+    if current is not None and current.settings_sha256 == run.settings_sha256 and current.judged_s <= run.judged_s:
         return
     connection.execute(sa.delete(judging).where(judging.c.scope == run.scope))
     never = {"judged_s": _NEVER_S, "began_s": run.judged_s, "vms": 0, "totals": "{}"}
@@ -108,13 +113,18 @@ def _lock(connection: sa.Connection) -> None:
 
 
 def _check(connection: sa.Connection, run: Run) -> None:
-    if _settings_of(connection, run.scope) != run.settings_sha256:
+    current = _current(connection, run.scope)
+    if current is None or current.settings_sha256 != run.settings_sha256:
         raise RunClash(f"{run.scope}: is being judged with other settings at the same time")
+    if current.judged_s > run.judged_s:
+        raise RunClash(f"{run.scope}: was judged by a newer run meanwhile")
 
 
-def _settings_of(connection: sa.Connection, scope: str) -> str | None:
-    found: str | None = connection.scalar(sa.select(judging.c.settings_sha256).where(judging.c.scope == scope))
-    return found
+def _current(connection: sa.Connection, scope: str) -> Run | None:
+    """The run that has the scope; `judged_s` of the last that ended."""
+    columns = (judging.c.scope, judging.c.settings_sha256, judging.c.judged_s)
+    row = connection.execute(sa.select(*columns).where(judging.c.scope == scope)).first()
+    return None if row is None else Run(**row._mapping)
 
 
 def _rows(run: Run, facts: Facts, judged: Judged, settings: Settings) -> list[dict[str, object]]:

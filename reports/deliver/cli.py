@@ -71,12 +71,14 @@ def run(
         width: columns of the terminal; None where lines may have any length.
 
     Raises:
-        ConfigError: no `--config`, a delivery that is not configured, options that do not go together, or what
-            `open_engine` raises.
+        ConfigError: no `--config`, a delivery that is not configured, options that do not go together, a secret of
+            what is to be delivered that cannot be used, or what `open_engine` raises.
         sqlalchemy.exc.DBAPIError: the database is away; the service itself outlives that.
     """
     out, err = out or sys.stdout, err or sys.stderr
     _check(options, plans)
+    if not options.list:
+        _check_targets(options, plans, err)
     engine = open_engine()
     try:
         if options.list:
@@ -100,6 +102,16 @@ def _check(options: argparse.Namespace, plans: Sequence[Plan]) -> None:
         raise ConfigError(f"schedule: --once: {printable(options.once)!r} is not a delivery ({known})")
     if not plans and not options.list:
         raise ConfigError(f"{options.config}: report.deliveries: is missing: there is nothing to deliver")
+
+
+def _check_targets(options: argparse.Namespace, plans: Sequence[Plan], err: TextIO) -> None:
+    """Raises: ConfigError."""
+    from reports.deliver.config import absent_directories, check_secrets  # noqa: PLC0415
+
+    check_secrets([plan for plan in plans if options.once in {None, plan.name}], source=options.config)
+    if options.once is None:  # which itself fails and says so
+        for warning in absent_directories(plans):
+            print(f"fallow-report: {printable(warning)}", file=err, flush=True)
 
 
 def _deliver(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -31,8 +31,9 @@ def parse_deliveries(table: Mapping[str, Any], *, source: str) -> tuple[Plan, ..
 
     Args: source: what errors call the file.
 
-    Raises: ConfigError: every mistake at once, as in `report.toml: report.deliveries[0].cron: …`; files of secrets
-        that are absent or readable by others too.
+    What the paths lead to is not looked at: `check_secrets` does that for whoever delivers.
+
+    Raises: ConfigError: every mistake at once, as in `report.toml: report.deliveries[0].cron: …`.
     """
     report = table.get("report")
     items = report.get("deliveries", []) if isinstance(report, Mapping) else []
@@ -53,6 +54,42 @@ def parse_deliveries(table: Mapping[str, Any], *, source: str) -> tuple[Plan, ..
     if problems:
         raise ConfigError(problems)
     return tuple(plans)
+
+
+def check_secrets(plans: Sequence[Plan], *, source: str) -> None:
+    """Reads each secret once, so that a wrong one shows before the first report is due.
+
+    Raises: ConfigError: every file that is absent, readable by others or of no use, with its delivery.
+    """
+    problems: list[str] = []
+    for plan in plans:
+        target = plan.target
+        try:
+            if isinstance(target, MailTarget) and target.password_file is not None:
+                read_password(target.password_file)
+            elif isinstance(target, WebhookTarget):
+                read_signing_secret(target.secret_file)
+        except ConfigError as error:
+            key = "password_file" if isinstance(target, MailTarget) else "secret_file"
+            problems += [f"{source}: delivery {plan.name}: {target.kind}.{key}: {each}" for each in error.problems]
+    if problems:
+        raise ConfigError(problems)
+
+
+def absent_directories(plans: Sequence[Plan]) -> list[str]:
+    """A line on each delivery whose directory is not there now; a disk may be mounted later."""
+    return [
+        f"{plan.name}: {plan.target.path} is not a directory: until it is, the delivery fails"
+        for plan in plans
+        if isinstance(plan.target, DirectoryTarget) and not _is_directory(plan.target.path)
+    ]
+
+
+def _is_directory(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:
+        return False  # such as within a folder that others may not enter
 
 
 class _Entry:
@@ -111,8 +148,8 @@ def _mail(entry: _Entry) -> MailTarget:
     host = entry.need("mail.host", _parse_host, "")
     security = entry.take("mail.security", _parse_security, Security.STARTTLS)
     user = entry.take("mail.user", _parse_user, None)
-    password_file = entry.take("mail.password_file", _secret_file(read_password), None)
-    # The file may be named and unreadable: that is one mistake, not two.
+    password_file = entry.take("mail.password_file", _parse_optional_path, None)
+    # The file may be named wrongly: that is one mistake, not two.
     if (user is None) != ("password_file" not in entry.item["mail"]):
         entry.reject("mail.user", "goes together with password_file")
     if security is Security.NONE and host and not is_loopback(host):
@@ -132,7 +169,7 @@ def _mail(entry: _Entry) -> MailTarget:
 def _webhook(entry: _Entry) -> WebhookTarget:
     return WebhookTarget(
         url=entry.need("webhook.url", parse_url, ""),
-        secret_file=entry.need("webhook.secret_file", _secret_file(read_signing_secret), None) or Path(),
+        secret_file=entry.need("webhook.secret_file", _parse_path, Path()),
         form=entry.take("webhook.format", _parse_form, Form.JSON),
     )
 
@@ -142,7 +179,7 @@ def _directory(entry: _Entry) -> DirectoryTarget:
     if not forms:
         entry.reject("directory.forms", "is empty: nothing would be written")
     return DirectoryTarget(
-        path=entry.need("directory.path", _parse_directory, Path()),
+        path=entry.need("directory.path", _parse_path, Path()),
         forms=forms,
         keep=entry.take("directory.keep", parse_count, DEFAULT_KEEP),
     )
@@ -206,22 +243,12 @@ def _parse_forms(value: object) -> tuple[Form, ...]:
     return tuple(dict.fromkeys(_parse_form(form) for form in value))
 
 
-def _parse_directory(value: object) -> Path:
-    path = Path(parse_text(value))
-    if not path.is_dir():
-        raise ValueError(f"{path} is not a directory")
-    return path
+def _parse_path(value: object) -> Path:
+    text = parse_text(value)
+    if "\0" in text:
+        raise ValueError(f"{text!r} is not a path")
+    return Path(text)
 
 
-def _secret_file(read: Callable[[Path], str]) -> Callable[[object], Path | None]:
-    """The path of a file that `read` can read now; what it holds is read again at each delivery."""
-
-    def parse(value: object) -> Path | None:
-        path = Path(parse_text(value))
-        try:
-            read(path)
-        except ConfigError as error:
-            raise ValueError(str(error)) from error
-        return path
-
-    return parse
+def _parse_optional_path(value: object) -> Path | None:
+    return _parse_path(value)

@@ -58,8 +58,9 @@ class Document:
         return f"fallow-{datetime.fromtimestamp(self.generated_s, UTC):%Y-%m-%dT%H%M%SZ}.{form.value}"
 
 
-# Called with the time of the report, in any thread; raises what the fleet database raises.
-MakeDocument = Callable[[float], Document]
+# Called in any thread with the time of the report, and the time from which it tells what has changed (None: it does
+# not tell); raises what the fleet database raises.
+MakeDocument = Callable[[float, float | None], Document]
 
 
 def report_of_file(name: str) -> str | None:

@@ -120,7 +120,7 @@ class Runner:
     def _try(self, plan: Plan, run: Run) -> Run:
         try:
             with self._making:
-                document = self._make_document(self._clock())
+                document = self._make_document(self._clock(), self._deliveries.last_sent_due_s(plan.name))
         except Exception as error:
             return self._failed(run, f"the report cannot be made: {_words(error)}", retry=True)
         except BaseException:

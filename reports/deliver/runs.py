@@ -172,6 +172,15 @@ class Deliveries:
         found = self._select(delivery.c.name == name, limit=1)
         return found[0] if found else None
 
+    def last_sent_due_s(self, name: str) -> float | None:
+        """When the last report of this name that was sent had been due, Unix seconds; None: none was sent.
+
+        It was made then or later: what has happened since it was made has happened since then.
+        """
+        is_sent = delivery.c.state == State.SENT.value
+        found = self._select(delivery.c.name == name, is_sent, order=delivery.c.due_s.desc(), limit=1)
+        return found[0].due_s if found else None
+
     def recent(self, limit: int) -> list[Run]:
         """The newest runs of all names, the newest first."""
         return self._select(limit=limit)

@@ -36,6 +36,13 @@ def test_later_use_by_hand() -> None:
     assert found.cpu_h == pytest.approx(0.5 * 2 * 1.0 + 0.1 * 4 * 1.0)
 
 
+def test_a_sample_without_cpu_is_neither_use_nor_covered() -> None:
+    """What was not measured counts as not seen."""
+    found = later_use(table_of(recording("vm", [0.5, math.nan, 0.5, math.nan])), START_S)
+    assert found.covered_h == 1.0
+    assert found.cpu_h == pytest.approx(0.5 * 2 * 1.0)
+
+
 @pytest.mark.parametrize(
     ("cpu", "first_day", "woke"),
     [

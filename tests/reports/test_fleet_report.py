@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -14,12 +16,13 @@ from hypothesis import strategies as st
 from aggregator import fleet as fleet_tables
 from reports.events import Event, EventKind, read_events, record_event
 from reports.exemption_table import Exemptions
-from reports.exemptions import ExemptionKind
+from reports.exemptions import Exemption, ExemptionKind
 from reports.facts import DAY_S
 from reports.fleet import snapshot
-from reports.fleet_report import FRESH_S, make_report, read_owners, read_vm, read_vms
+from reports.fleet_report import FRESH_S, ON_THE_SPOT_VMS, make_report, read_owners, read_vm, read_vms
 from reports.ingest_health import read_ingest_health
 from reports.judging import store_verdicts
+from reports.mail import subject
 from reports.policies import POLICIES
 from reports.report import RECLAIMABLE, Question, Report, Sort
 from reports.savings import Prices
@@ -59,6 +62,17 @@ def store_run(engine: sa.Engine, asked: Question, now_s: float) -> None:
     store_verdicts(engine, engine, asked.policy, asked.settings, now_s)
 
 
+def stored_report(engine: sa.Engine, asked: Question, **how: Any) -> Report:
+    """As a large fleet has it: by stored verdicts while they hold."""
+    return make_report(engine, asked, on_the_spot_vms=-1, **how)
+
+
+def keep(engine: sa.Engine, kind: ExemptionKind, subject: str) -> Exemption:
+    until_s = NOW_S + DAY_S
+    made = Exemptions(engine).add(kind, subject, reason="audit", owner="ann", until_s=until_s, now_s=NOW_S)
+    return made.exemption
+
+
 @st.composite
 def questions(draw: st.DrawFn) -> Question:
     return question(
@@ -84,7 +98,7 @@ def test_stored_and_judged_reports_are_equal(engine: sa.Engine) -> None:
         store(engine, fleet)
         store_run(engine, asked[0], NOW_S - 1)
         for each in asked:
-            from_stored, judged = make_report(engine, each), make_report(engine, each, fresh_s=0)
+            from_stored, judged = stored_report(engine, each), make_report(engine, each, fresh_s=0)
             assert (from_stored.judged_s, judged.judged_s) == (NOW_S - 1, NOW_S)
             assert replace(from_stored, judged_s=NOW_S) == judged
 
@@ -118,7 +132,7 @@ def test_small_fleets(vms: int, is_stored: bool, tmp_path: Path) -> None:
     asked = question(reclaimable=True, top=50)
     if is_stored:
         store_run(engine, asked, NOW_S)
-    report = make_report(engine, asked)
+    report = stored_report(engine, asked)
     engine.dispose()
     assert (report.totals.vms, report.matching, len(report.listed)) == (vms, vms, vms)
 
@@ -146,7 +160,7 @@ def test_values_that_are_not_known_come_last(engine: sa.Engine) -> None:
     for sort in (Sort.VCPUS, Sort.OWNER):
         for ascending in (False, True):
             for fresh_s in (0.0, FRESH_S):
-                report = make_report(engine, question(sort=sort, ascending=ascending), fresh_s=fresh_s)
+                report = stored_report(engine, question(sort=sort, ascending=ascending), fresh_s=fresh_s)
                 assert ids(report) == ["vm-b", "vm-a"]
 
 
@@ -160,25 +174,25 @@ def test_stale_verdicts_are_not_used(engine: sa.Engine) -> None:
         (NOW_S + 5, True),
     ):
         store_run(engine, asked, judged_s)
-        assert (make_report(engine, asked).judged_s == judged_s) is is_used
+        assert (stored_report(engine, asked).judged_s == judged_s) is is_used
 
 
 def test_verdicts_by_other_settings_are_not_used(engine: sa.Engine) -> None:
     """Neither another policy's, window's nor limit's."""
     store_run(engine, question(), NOW_S - 1)
     for asked in (question("p95"), question(settings=Settings(window_days=7)), question(settings=PRICED)):
-        assert make_report(engine, asked).judged_s == NOW_S
+        assert stored_report(engine, asked).judged_s == NOW_S
 
 
 def test_vm_that_is_not_idle_any_more_is_not_listed(engine: sa.Engine) -> None:
     """Its stored verdict is an hour old; what it does now counts."""
     asked = question(verdict=Verdict.IDLE)
     store_run(engine, asked, NOW_S - 3000)
-    assert ids(make_report(engine, asked)) == ["vm-idle"]
+    assert ids(stored_report(engine, asked)) == ["vm-idle"]
     with engine.begin() as connection:
         connection.execute(sa.update(fleet_tables.vm_window).values(disk_io_p95_bytes_per_s=1e9))
-    assert ids(make_report(engine, asked)) == []
-    assert make_report(engine, asked).totals.of(Verdict.IDLE) == 1
+    assert ids(stored_report(engine, asked)) == []
+    assert stored_report(engine, asked).totals.of(Verdict.IDLE) == 1
 
 
 def test_vm_that_is_gone_is_not_listed(engine: sa.Engine) -> None:
@@ -186,7 +200,92 @@ def test_vm_that_is_gone_is_not_listed(engine: sa.Engine) -> None:
     store_run(engine, question(), NOW_S - 1)
     with engine.begin() as connection:
         connection.execute(sa.delete(fleet_tables.vm).where(fleet_tables.vm.c.vm_id == "vm-idle"))
-    assert "vm-idle" not in ids(make_report(engine, question()))
+    assert "vm-idle" not in ids(stored_report(engine, question()))
+
+
+def test_vms_left_out_make_room_for_the_next(engine: sa.Engine) -> None:
+    """A list of a large fleet is as long as was asked, while so many stand; ranks go on without a gap."""
+    clear(engine)
+    store(engine, [Spec(vm_id=f"vm-{place}", vcpus=16 - place) for place in range(6)])
+    asked = question(verdict=Verdict.IDLE, top=2)
+    store_run(engine, asked, NOW_S - 3000)
+    gone = sa.delete(fleet_tables.vm).where(fleet_tables.vm.c.vm_id.in_(["vm-0", "vm-1", "vm-3"]))
+    with engine.begin() as connection:
+        connection.execute(gone)
+    report = stored_report(engine, asked)
+    assert report.judged_s == NOW_S - 3000
+    assert [(one.rank, one.judgement.vm.vm_id) for one in report.listed] == [(1, "vm-2"), (2, "vm-4")]
+    assert ids(stored_report(engine, replace(asked, top=5))) == ["vm-2", "vm-4", "vm-5"]
+    assert ids(stored_report(engine, asked, fresh_s=math.inf)) == []
+
+
+def test_stored_verdicts_of_which_little_stands_are_not_used(engine: sa.Engine) -> None:
+    """Rather than reading through all of them."""
+    clear(engine)
+    store(engine, [Spec(vm_id=f"vm-{place}", vcpus=16 - place) for place in range(9)])
+    asked = question(verdict=Verdict.IDLE, top=1)
+    store_run(engine, asked, NOW_S - 3000)
+    with engine.begin() as connection:
+        connection.execute(sa.delete(fleet_tables.vm).where(fleet_tables.vm.c.vm_id < "vm-8"))
+    report = stored_report(engine, asked)
+    assert (report.judged_s, report.totals.vms, ids(report)) == (NOW_S, 1, ["vm-8"])
+
+
+@pytest.mark.parametrize("on_the_spot_vms", [-1, ON_THE_SPOT_VMS])
+def test_list_totals_and_subject_know_who_is_kept(engine: sa.Engine, on_the_spot_vms: int) -> None:
+    """Whatever the size of the fleet: VMs kept since the verdicts were stored neither shorten the list nor count."""
+    clear(engine)
+    store(engine, [Spec(vm_id=f"vm-{place}", vcpus=16 - place) for place in range(6)])
+    asked = question(reclaimable=True, top=3)
+    store_run(engine, asked, NOW_S - 60)
+    for vm_id in ("vm-0", "vm-1", "vm-2"):
+        keep(engine, ExemptionKind.VM, vm_id)
+    report = make_report(engine, asked, on_the_spot_vms=on_the_spot_vms)
+    assert [(one.rank, one.judgement.vm.vm_id) for one in report.listed] == [(1, "vm-3"), (2, "vm-4"), (3, "vm-5")]
+    assert (report.totals.of(Verdict.IDLE), report.totals.of(Verdict.EXCLUDED), report.matching) == (3, 3, 3)
+    assert subject(report).startswith("fallow: 3 of 6 VMs ")
+
+
+def test_small_fleets_are_judged_on_the_spot(engine: sa.Engine) -> None:
+    """What was stored an hour ago counts in large fleets only."""
+    store_run(engine, question(), NOW_S - 3000)
+    assert make_report(engine, question()).judged_s == NOW_S
+    assert make_report(engine, question(), on_the_spot_vms=9).judged_s == NOW_S - 3000
+    assert make_report(engine, question(), on_the_spot_vms=10).judged_s == NOW_S
+
+
+def test_any_change_of_an_exemption_counts(engine: sa.Engine) -> None:
+    """Made, ended, run out, or in force again: what was stored before is not used; what was stored after is."""
+    asked = question()
+    store_run(engine, asked, NOW_S - 60)
+    assert stored_report(engine, asked).judged_s == NOW_S - 60
+    kept = keep(engine, ExemptionKind.NAME, "nothing-has-this-name")
+    assert stored_report(engine, asked).judged_s == NOW_S
+    store_run(engine, asked, NOW_S + 1)
+    later = replace(asked, now_s=NOW_S + 2)
+    assert stored_report(engine, later).judged_s == NOW_S + 1
+    run_out = replace(asked, now_s=kept.until_s)
+    store_run(engine, asked, kept.until_s - 1)
+    assert stored_report(engine, run_out).judged_s == run_out.now_s
+    Exemptions(engine).end(kept.id, "ann", now_s=kept.until_s - 0.5)
+    store_run(engine, asked, kept.until_s - 0.7)
+    assert stored_report(engine, run_out).judged_s == run_out.now_s
+    store_run(engine, asked, kept.until_s - 0.2)
+    assert stored_report(engine, run_out).judged_s == kept.until_s - 0.2
+
+
+def test_an_expired_exemption_that_is_renewed_counts(engine: sa.Engine) -> None:
+    """It was made long before the verdicts were stored; a listed VM that it keeps tells of it."""
+    asked = question(reclaimable=True)
+    exemptions = Exemptions(engine)
+    until_s, now_s = NOW_S - DAY_S, NOW_S - 2 * DAY_S
+    made = exemptions.add(ExemptionKind.NAME, "vm-idle", reason="audit", owner="ann", until_s=until_s, now_s=now_s)
+    store_run(engine, asked, NOW_S - 60)
+    assert "vm-idle" in ids(stored_report(engine, asked))
+    exemptions.renew(made.exemption.id, NOW_S + DAY_S, now_s=NOW_S - 1)
+    report = stored_report(engine, asked)
+    assert report.judged_s == NOW_S
+    assert report == make_report(engine, asked, fresh_s=0)
 
 
 def test_exemption_counts_at_once(engine: sa.Engine) -> None:
@@ -196,8 +295,8 @@ def test_exemption_counts_at_once(engine: sa.Engine) -> None:
     Exemptions(engine).add(
         ExemptionKind.VM, "vm-idle", reason="migration", owner="ann", until_s=NOW_S + DAY_S, now_s=NOW_S
     )
-    assert ids(make_report(engine, asked)) == ids(make_report(engine, asked, fresh_s=0))
-    assert "vm-idle" not in ids(make_report(engine, asked))
+    assert ids(stored_report(engine, asked)) == ids(make_report(engine, asked, fresh_s=0))
+    assert "vm-idle" not in ids(stored_report(engine, asked, fresh_s=math.inf))
     found = read_vm(engine, "vm-idle", (asked.policy,), asked.settings, NOW_S)
     assert found is not None
     (judgement,) = found.judgements.values()
@@ -265,7 +364,7 @@ def everything(engine: sa.Engine) -> Iterator[object]:
         for sort in Sort:
             for reclaimable in (False, True):
                 asked = question(settings=PRICED, sort=sort, reclaimable=reclaimable, search="v", top=4, offset=1)
-                yield make_report(engine, asked, since_s=0)
+                yield stored_report(engine, asked, since_s=0)
         store_run(engine, asked, NOW_S)
     yield read_vm(engine, "vm-idle", (asked.policy,), PRICED, NOW_S).judgements  # type: ignore[union-attr]
     with snapshot(engine) as connection:

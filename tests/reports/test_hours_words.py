@@ -45,7 +45,15 @@ def test_what_is_no_pattern_is_not_said() -> None:
     """Never off, always off, and hours that differ from day to day."""
     assert words(range(WEEK_HOURS)) is None
     assert words(()) is None
-    assert words(24 * day + 8 + hour for day in range(5) for hour in range(day + 1)) is None
+    assert words(24 * day + 6 * part + hour for day in range(4) for part in (0, 2) for hour in range(day + 1)) is None
+
+
+def test_hours_that_differ_every_day_are_said() -> None:
+    """One group for each day of the week is no more than a reader can use."""
+    text = words(24 * day + 8 + hour for day in range(7) for hour in range(day + 1))
+    assert text is not None
+    assert text.startswith("Mon 08:00–09:00, Tue 08:00–10:00, Wed")
+    assert text.endswith(" and Sun 08:00–15:00 UTC")
 
 
 @given(st.sets(st.integers(0, WEEK_HOURS - 1), min_size=1, max_size=WEEK_HOURS - 1).map(frozenset))

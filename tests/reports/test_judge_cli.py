@@ -247,6 +247,17 @@ def test_verdicts_of_every_policy_are_stored(tmp_path: Path) -> None:
     assert [line.partition(":")[0] for line in ended.out.splitlines()] == list(POLICIES)
 
 
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [("until", ["2013-08-15"]), ("top", ["3"]), ("why", []), ("json", []), ("csv", [])],
+)
+def test_options_of_a_trace_do_not_go_with_the_fleet(tmp_path: Path, option: str, words: list[str]) -> None:
+    """Each is named, and nothing is judged."""
+    with pytest.raises(ConfigError) as raised:
+        judged("--store", f"--{option}", *words, config=ReportConfig(data_dir=tmp_path / "absent"))
+    assert raised.value.problems == [f"judge: --{option} goes with --trace, not with --store"]
+
+
 def test_another_run_meanwhile_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is said, and the exit code is 1: the rows are those of the other run."""
 

@@ -36,8 +36,8 @@ def data_dir(tmp_path: Path) -> Path:
     engine = open_fleet(None, tmp_path)
     migrate(engine)
     with engine.begin() as connection:
-        for vm_id, name in (("vm-a", "web"), ("vm-b", "db"), ("vm-c", "db")):
-            connection.execute(sa.insert(vm).values(vm_id=vm_id, name=name))
+        for vm_id, name, tags in (("vm-a", "web", "[]"), ("vm-b", "db", '["production"]'), ("vm-c", "db", "[]")):
+            connection.execute(sa.insert(vm).values(vm_id=vm_id, name=name, tags=tags))
     engine.dispose()
     return tmp_path
 
@@ -118,8 +118,11 @@ def test_a_vm_goes_by_its_name_too(keep: Shell, order: str) -> None:
 
 @pytest.mark.parametrize(("option", "kind"), [("--tag", "tag"), ("--name", "name")])
 def test_tags_and_names_are_kept(keep: Shell, option: str, kind: str) -> None:
-    """Without any VM; the sentence says which kind it is."""
-    assert f": {kind} build-*, until" in keep(option, "build-*", *KEEP)
+    """The sentence says which kind it is; that no VM fits yet is told as well."""
+    code, out, err = keep.result(option, "build-*", *KEEP)
+    assert (code, err) == (0, f"fallow-report: keep: no VM fits {kind} build-* now\n")
+    assert f": {kind} build-*, until" in out
+    assert out.endswith(" (0 VMs now)\n")
     assert [(one["kind"], one["subject"]) for one in keep.listed()] == [(kind, "build-*")]
 
 
@@ -222,10 +225,22 @@ def test_the_list_shows_what_is_kept_and_how_long(data_dir: Path) -> None:
     assert sorted(states[2:]) == ["ended", "expired"]
 
 
+@pytest.mark.parametrize(
+    ("option", "subject", "count"),
+    [("--tag", "production", "1 VM"), ("--name", "D*", "2 VMs"), ("--name", "*", "3 VMs")],
+)
+def test_how_many_vms_are_kept_is_said(keep: Shell, option: str, subject: str, count: str) -> None:
+    """As many as fit now, also when it is kept again."""
+    for done in ("kept", "renewed"):
+        said = keep(option, subject, *KEEP)
+        assert said.startswith(done)
+        assert said.endswith(f", until 2026-12-20 03:00 UTC ({count} now)\n")
+
+
 def test_columns_are_level(keep: Shell) -> None:
     """Every cell of a column begins where its header does."""
     keep("vm-a", *KEEP)
-    keep("--name", "a-long-pattern-*", "--until", "3d", "--reason", "releases", "--owner", "o")
+    keep.result("--name", "a-long-pattern-*", "--until", "3d", "--reason", "releases", "--owner", "o")
     header, *rows = keep("list").splitlines()
     for word, cells in (("keeps", ["name a-long", "vm-a"]), ("owner", ["o ", "ann"]), ("left", ["3 d", "30 d"])):
         assert [row[header.index(word) :][: len(cell)] for row, cell in zip(rows, cells, strict=True)] == cells
@@ -233,7 +248,7 @@ def test_columns_are_level(keep: Shell) -> None:
 
 def test_a_narrow_terminal_cuts_nothing(keep: Shell) -> None:
     """Lines stay within the width, and ids and subjects are all there."""
-    keep("--name", "x" * 100, "--until", "3d", "--reason", "releases " * 10, "--owner", "the team")
+    keep.result("--name", "x" * 100, "--until", "3d", "--reason", "releases " * 10, "--owner", "the team")
     text = keep("list", width=80)
     assert all(len(line) <= 80 for line in text.splitlines())
     assert text.count("x") == 100

@@ -208,6 +208,7 @@ def test_a_mistake_is_named_with_its_place(body: str, place: str, problem: str) 
         ('[report.policies."x y"]', "report.policies.'x y': a name is of"),
         ("[report.policies.classic]", "report.policies.classic: is the name of a built-in policy"),
         ("[report.policies.fallow]", "report.policies.fallow: is the name of a built-in policy"),
+        ("[report.policies.all]", "report.policies.all: means every policy"),
         ("[report]\npolicies = 3", "report.policies: 3 is not a table of policies"),
         ("[report.policies]\nx = 3", "report.policies.x: 3 is not a table"),
     ],

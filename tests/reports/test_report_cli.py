@@ -19,8 +19,11 @@ import sqlalchemy as sa
 from agent.settings import ConfigError
 from reports.config import ReportConfig
 from reports.events import Event, EventKind, record_event
+from reports.fleet_report import ON_THE_SPOT_VMS
 from reports.judging import store_verdicts
+from reports.measures import Measure
 from reports.policies import POLICIES
+from reports.policy import Comparison, Policy, Rule
 from reports.report import Sort
 from reports.report_cli import add_options, run
 from reports.schema import open_report_db
@@ -161,8 +164,8 @@ def test_each_form_is_printed(fleet_dir: Path) -> None:
 
 
 def test_stored_verdicts_are_used_while_they_are_fresh(tmp_path: Path) -> None:
-    """An hour later they give totals and order still; past `fresh_for` the fleet is judged anew."""
-    write_fleet(tmp_path, one_of_each())
+    """An hour later they give totals and order of a large fleet still; past `fresh_for` it is judged anew."""
+    write_fleet(tmp_path, [Spec(vm_id=f"vm-{place}") for place in range(ON_THE_SPOT_VMS + 1)])
     engine = open_report_db(None, tmp_path)
     config = ReportConfig()
     store_verdicts(engine, engine, config.policy, config.settings, NOW_S - 3000)
@@ -226,6 +229,15 @@ def test_what_the_fleet_cannot_answer_is_a_usage_error(fleet_dir: Path, argv: li
         run(parse(*argv), replace(ReportConfig(), data_dir=fleet_dir), out=out, clock=lambda: NOW_S)
     assert str(caught.value).startswith(problem)
     assert out.getvalue() == ""
+
+
+def test_a_window_of_the_policy_that_is_not_kept_is_a_usage_error(fleet_dir: Path) -> None:
+    """The policy, its window and those that are kept: else no VM could be judged, and nobody would know why."""
+    rule = Rule(measure=Measure.parse("cpu_busy.p95", 9), comparison=Comparison.BELOW, limit=0.05)
+    owls = Policy(name="owls", summary="x", source="y", idle_when=rule)
+    with pytest.raises(ConfigError) as caught:
+        answer(fleet_dir, config=replace(ReportConfig(), policy=owls, own_policies={"owls": owls}))
+    assert str(caught.value) == "policy owls: the aggregator keeps no window of 9d (it keeps 1d, 3d, 7d, 14d, 30d)"
 
 
 def test_the_database_is_left_closed(fleet_dir: Path) -> None:

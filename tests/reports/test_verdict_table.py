@@ -245,6 +245,35 @@ def test_two_runs_with_other_settings_do_not_mix(database: Database) -> None:
         assert read_stored(connection, "a", "second") is not None
 
 
+def test_the_slower_of_two_runs_ends(database: Database) -> None:
+    """What a newer one has stored stays; a run that begins after a clock was set back starts afresh."""
+    store(database.writer, one_of_each())
+    asked = question()
+    slow, newer = (Run(scope="a", settings_sha256="s", judged_s=judged_s) for judged_s in (NOW_S - 60, NOW_S))
+    with snapshot(database.reader) as connection:
+        (chunk,) = judge_fleet(connection, asked.policy, asked.settings, NOW_S, read_exemptions(connection, NOW_S))
+    totals = tally_of(chunk)
+    with database.writer.begin() as connection:
+        begin_run(connection, slow)
+        begin_run(connection, newer)
+        end_run(connection, newer, totals, after="vm-z")
+    with pytest.raises(RunClash, match="a: was judged by a newer run"), database.writer.begin() as connection:
+        replace_verdicts(connection, slow, chunk.facts, chunk.judged, asked.settings, after="", last="vm-z")
+    with pytest.raises(RunClash, match="a: was judged by a newer run"), database.writer.begin() as connection:
+        end_run(connection, slow, totals, after="vm-z")
+    with snapshot(database.reader) as connection:
+        found = read_stored(connection, "a", "s")
+    assert found is not None
+    assert found.run == newer
+    with database.writer.begin() as connection:
+        begin_run(connection, slow)
+        end_run(connection, slow, totals, after="vm-z")
+    with snapshot(database.reader) as connection:
+        found = read_stored(connection, "a", "s")
+    assert found is not None
+    assert found.run == slow
+
+
 def tally_of(chunk: Chunk) -> Totals:
     tally = Tally()
     tally.add(chunk.facts, chunk.judged)

@@ -19,7 +19,7 @@ from reports.deliver import cli
 from reports.deliver.document import Document, Form, MakeDocument
 from reports.deliver.runner import Runner
 from reports.deliver.runs import Deliveries, report_key
-from reports.deliver.targets import DirectoryTarget, Plan
+from reports.deliver.targets import DirectoryTarget, Plan, WebhookTarget
 from tests.reports.deliver.values import DUE_S, document, mail_target, plan, table
 
 BERLIN = ZoneInfo("Europe/Berlin")
@@ -146,10 +146,39 @@ def test_one_that_fails_ends_with_1(folder: Path) -> None:
     assert err.endswith("No such file or directory; given up\n")
 
 
+def hooked(folder: Path) -> list[Plan]:
+    """Those of `plans`, and one whose secret is absent."""
+    hook = WebhookTarget(url="https://x.example.org/", secret_file=folder / "gone", form=Form.JSON)
+    return [*plans(folder), plan("chat", "0 7 * * 1", hook)]
+
+
+@pytest.mark.parametrize("words", [[], ["--once", "chat"]])
+def test_a_secret_that_cannot_be_used_is_a_mistake_of_the_settings(folder: Path, words: list[str]) -> None:
+    """Of the service, and of the delivery that is asked for: nothing is begun."""
+    with pytest.raises(ConfigError, match=r"report\.toml: delivery chat: webhook\.secret_file: .*gone: No such file"):
+        schedule(folder, *words, configured=hooked(folder))
+
+
+@pytest.mark.parametrize("words", [["--list"], ["--once", "archive"]])
+def test_secrets_that_are_not_needed_are_not_read(folder: Path, words: list[str]) -> None:
+    """A list, and another delivery, go on without."""
+    assert schedule(folder, *words, configured=hooked(folder))[0] == 0
+
+
+def test_the_service_begins_without_a_directory(folder: Path) -> None:
+    """It may be mounted later: a line says so, and the service serves."""
+    (folder / "reports").rmdir()
+    code, _, err = schedule(folder, serve=lambda *_: True)
+    assert code == 0
+    assert err.splitlines()[0] == (
+        f"fallow-report: archive: {folder / 'reports'} is not a directory: until it is, the delivery fails"
+    )
+
+
 def test_one_that_is_interrupted_ends_with_1(folder: Path) -> None:
     """Control-C is told and recorded, without a traceback."""
 
-    def interrupt(_now_s: float) -> Document:
+    def interrupt(_now_s: float, _since_s: float | None) -> Document:
         raise KeyboardInterrupt
 
     code, out, err = schedule(folder, "--once", "archive", make=interrupt)

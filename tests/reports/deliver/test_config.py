@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.settings import ConfigError
-from reports.deliver.config import parse_deliveries
+from reports.deliver.config import absent_directories, check_secrets, parse_deliveries
 from reports.deliver.document import Form
 from reports.deliver.targets import DirectoryTarget, MailTarget, Plan, Security, WebhookTarget
 from tests.reports.deliver.values import SECRET, secret_file
@@ -121,11 +121,11 @@ def test_usual_ports() -> None:
     }
 
 
-def test_every_mistake_is_named_at_once_with_its_place(tmp_path: Path) -> None:
+def test_every_mistake_is_named_at_once_with_its_place() -> None:
     """Several in several deliveries: one line each."""
     found = problems(
         {"name": "Weekly!", "cron": "7", "mail": {"host": "h", "from": "nobody", "to": [], "cc": ["x@y"]}},
-        {"cron": "0 7 * * 1", "directory": {"path": str(tmp_path / "absent"), "keep": 0}},
+        {"cron": "0 7 * * 1", "directory": {"path": "", "keep": 0}},
         "daily",
     )
     assert [problem.split(":")[1].strip() for problem in found] == [
@@ -159,7 +159,7 @@ def test_every_mistake_is_named_at_once_with_its_place(tmp_path: Path) -> None:
         (mail(security="ssl"), "mail.security: 'ssl' is not one of starttls, tls, none"),
         (mail(security="none"), "mail.security: 'none' is for a server on this machine, not for mail.example.org"),
         (mail(user="me"), "mail.user: goes together with password_file"),
-        (mail(password_file="/nowhere/secret"), "mail.password_file: /nowhere/secret: "),
+        (mail(user="me", password_file="a\0b"), "mail.password_file: .* is not a path"),
         (mail(attach=["pdf"]), "mail.attach: 'pdf' is not one of html, json, csv"),
         (mail(attach="html"), "mail.attach: 'html' is not a list"),
         ({"name": "a", "cron": "0 7 * * 1"}, "mail: exactly one of mail, webhook, directory"),
@@ -194,19 +194,52 @@ def test_a_list_of_something_else_is_refused() -> None:
         parse_deliveries({"report": {"deliveries": mail()}}, source="report.toml")
 
 
-def test_secrets_of_others_are_refused(tmp_path: Path) -> None:
-    """A file that others may read, or whose secret is too short to sign with, is a mistake of the settings."""
+def hook_to(secret: Path, name: str = "a") -> dict[str, Any]:
+    return {"name": name, "cron": "0 7 * * 1", "webhook": {"url": "https://x.org/", "secret_file": str(secret)}}
+
+
+def test_what_paths_lead_to_is_not_looked_at(tmp_path: Path) -> None:
+    """A command that delivers nothing reads the file although secrets and directories are absent."""
+    absent = tmp_path / "absent"
+    by_mail, hook, folder = parsed(
+        mail(user="me", password_file=str(absent)),
+        hook_to(absent),
+        {"name": "c", "cron": "0 7 * * 1", "directory": {"path": str(absent)}},
+    )
+    assert isinstance(by_mail.target, MailTarget)
+    assert isinstance(hook.target, WebhookTarget)
+    assert isinstance(folder.target, DirectoryTarget)
+    assert {by_mail.target.password_file, hook.target.secret_file, folder.target.path} == {absent}
+
+
+def test_secrets_that_cannot_be_used_are_named(tmp_path: Path) -> None:
+    """Absent, readable by others, or too short to sign with: each with file, delivery and key; a good one is fine."""
     secret = secret_file(tmp_path)
+    plans = parsed(mail(user="me", password_file=str(secret)), hook_to(secret), hook_to(tmp_path / "absent", "b"))
+    check_secrets(plans[:2], source="report.toml")
     secret.chmod(0o640)
-    item = mail(user="me", password_file=str(secret))
-    assert problems(item) == [
-        f"report.toml: report.deliveries[0].mail.password_file: {secret}: readable by others (mode 0640): "
-        f"run chmod 600 {secret}"
+    with pytest.raises(ConfigError) as raised:
+        check_secrets(plans, source="report.toml")
+    readable = f"{secret}: readable by others (mode 0640): run chmod 600 {secret}"
+    assert raised.value.problems == [
+        f"report.toml: delivery weekly: mail.password_file: {readable}",
+        f"report.toml: delivery a: webhook.secret_file: {readable}",
+        f"report.toml: delivery b: webhook.secret_file: {tmp_path / 'absent'}: No such file or directory",
     ]
-    short = secret_file(tmp_path, "short")
-    short.chmod(0o600)
-    hook = {"name": "a", "cron": "0 7 * * 1", "webhook": {"url": "https://x.org/", "secret_file": str(short)}}
-    assert "is not at least 16 characters" in problems(hook)[0]
+    secret.chmod(0o600)
+    secret.write_text("short")
+    with pytest.raises(ConfigError, match=r"delivery a: .* is not at least 16 characters"):
+        check_secrets(plans[:2], source="report.toml")
+
+
+def test_absent_directories_are_told(tmp_path: Path) -> None:
+    """One that is there is not, a file in its place is."""
+    (tmp_path / "file").touch()
+    paths = {"here": tmp_path, "file": tmp_path / "file", "absent": tmp_path / "absent"}
+    items = [{"name": name, "cron": "0 7 * * 1", "directory": {"path": str(path)}} for name, path in paths.items()]
+    assert absent_directories(parsed(mail(), *items)) == [
+        f"{name}: {paths[name]} is not a directory: until it is, the delivery fails" for name in ("file", "absent")
+    ]
 
 
 def test_nothing_shows_a_secret(tmp_path: Path) -> None:

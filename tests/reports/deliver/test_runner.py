@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, tzinfo
 from pathlib import Path
@@ -13,7 +13,7 @@ import pytest
 import sqlalchemy as sa
 
 from agent.settings import ConfigError
-from reports.deliver.document import Document, Form
+from reports.deliver.document import Document, Form, MakeDocument
 from reports.deliver.runner import Runner, send
 from reports.deliver.runs import LEASE_S, RETRY_AFTER_S, Deliveries, State
 from reports.deliver.targets import DeliveryError, DirectoryTarget
@@ -50,7 +50,7 @@ class Bench:
         self,
         *,
         zone: tzinfo = UTC,
-        make_document: Callable[[float], Document] = document,
+        make_document: MakeDocument = document,
         began_s: float = DUE_S - 30,
     ) -> Runner:
         """As if started at `began_s`."""
@@ -84,6 +84,32 @@ def test_what_is_due_is_made_and_sent(bench: Bench) -> None:
     (run,) = bench.deliveries.recent(9)
     assert (run.state, run.subject, run.due_s, run.kind) == (State.SENT, document().headline, DUE_S, "directory")
     assert bench.log == ["daily: sent to /nowhere (due 2026-11-21T07:00:00Z, try 1)"]
+
+
+def test_a_report_tells_what_changed_since_the_last_that_was_sent(bench: Bench) -> None:
+    """From when that was due; neither one that failed nor one of another name counts, and the first tells nothing."""
+    asked: list[tuple[float, float | None]] = []
+
+    def make(now_s: float, since_s: float | None) -> Document:
+        asked.append((now_s, since_s))
+        return document(now_s)
+
+    runner = bench.runner(make_document=make)
+    for days, name, problem in (
+        (0, "daily", None),
+        (1, "daily", refusal(retry=False)),
+        (1, "other", None),
+        (2, "daily", None),
+    ):
+        bench.clock.now_s = DUE_S + days * DAY_S + 7
+        bench.sender.failures = [] if problem is None else [problem]
+        runner.tend(plan(name))
+    assert asked == [
+        (DUE_S + 7, None),
+        (DUE_S + DAY_S + 7, DUE_S),
+        (DUE_S + DAY_S + 7, None),
+        (DUE_S + 2 * DAY_S + 7, DUE_S),
+    ]
 
 
 def test_nothing_is_sent_before_its_time_or_twice(bench: Bench) -> None:
@@ -215,7 +241,7 @@ def test_after_the_last_try_it_has_failed(bench: Bench) -> None:
 def test_a_report_that_cannot_be_made_is_tried_again(bench: Bench, error: Exception, words: str) -> None:
     """The problem says which half failed, without the statement that was asked."""
 
-    def fail(_now_s: float) -> Document:
+    def fail(_now_s: float, _since_s: float | None) -> Document:
         raise error
 
     bench.runner(make_document=fail).tend(plan())
@@ -292,7 +318,7 @@ def test_reports_are_made_one_at_a_time(bench: Bench) -> None:
     at_work, most = 0, 0
     waits = threading.Event()
 
-    def make(now_s: float) -> Document:
+    def make(now_s: float, _since_s: float | None) -> Document:
         nonlocal at_work, most
         at_work += 1
         most = max(most, at_work)
@@ -326,7 +352,7 @@ def test_an_interrupted_one_is_recorded(bench: Bench) -> None:
     with pytest.raises(KeyboardInterrupt):
         bench.runner().once(plan())
 
-    def interrupt(_now_s: float) -> Document:
+    def interrupt(_now_s: float, _since_s: float | None) -> Document:
         raise KeyboardInterrupt
 
     bench.clock.now_s += 0.5

@@ -21,7 +21,7 @@ DUE_S = 1_795_244_400.0
 SECRET = "a secret of the tests"
 
 
-def document(generated_s: float = DUE_S, **changes: Any) -> Document:
+def document(generated_s: float = DUE_S, _since_s: float | None = None, **changes: Any) -> Document:
     values: dict[str, Any] = {
         "subject": "fallow: 3 VMs lie fallow",
         "text": "3 VMs: zürich-1, two, three\n",
