@@ -30,7 +30,7 @@ from bench.postgres import PostgresAbsent, postgres_server
 from bench.report_fleet import build_fleet
 from reports.__main__ import main as fallow_report
 from reports.fleet import read_facts, snapshot
-from reports.judging import judge_by_all, judged_days
+from reports.judging import judge_by_all, judged_columns, judged_days
 from reports.policies import POLICIES
 from reports.verdicts import Settings
 
@@ -133,7 +133,9 @@ def _judge(folder: Path, vms: int, now_s: int, say: Say) -> _Measured:
         began_s, began_cpu_s = time.perf_counter(), time.process_time()
         judged = 0
         with snapshot(engine) as connection:
-            for facts in read_facts(connection, judged_days(policies, settings)):
+            for facts in read_facts(
+                connection, judged_days(policies, settings), columns=judged_columns(policies, settings)
+            ):
                 judge_by_all(facts, policies, settings, now_s=now_s)
                 judged += len(facts)
                 if judged >= vms:

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from reports.compare import Comparison, compare
 from reports.facts import Facts
 from reports.fleet import read_facts, read_window_days, snapshot
-from reports.judging import find_kept, judge_by_all, judged_days, read_exemptions
+from reports.judging import find_kept, judge_by_all, judged_columns, judged_days, read_exemptions
 from reports.policy import Policy
 from reports.verdicts import Judged, Settings
 
@@ -40,6 +40,6 @@ def _judged(
     connection: sa.Connection, policies: Sequence[Policy], settings: Settings, now_s: float
 ) -> Iterator[tuple[Facts, Sequence[Judged]]]:
     exemptions = read_exemptions(connection, now_s)
-    for facts in read_facts(connection, judged_days(policies, settings)):
+    for facts in read_facts(connection, judged_days(policies, settings), columns=judged_columns(policies, settings)):
         exempt = find_kept(facts, exemptions)
         yield facts, judge_by_all(facts, policies, settings, now_s=now_s, exempt=exempt)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import sqlalchemy as sa
@@ -15,9 +16,10 @@ from aggregator.fleet import vm_evidence as evidence
 from aggregator.fleet import vm_summary as summaries
 from aggregator.fleet import vm_window as windows
 from aggregator.fleet_db import reading
-from aggregator.histogram import Floats
+from aggregator.histogram import Floats, Ints
 from aggregator.summary import STATISTIC_COLUMNS, WINDOWS_DAYS
 from reports.facts import Facts, Vm, WindowFacts
+from reports.policy import Bools
 
 # VMs at a time: few enough for memory, enough for numpy.
 CHUNK_VMS = 2_000
@@ -34,7 +36,7 @@ _VM = (
     vms.c.enrolled_s,
 )
 _SUMMARY = ("oldest_s", "newest_s", "skew_s", "cpu_count", "mem_total_bytes", "disk_total_bytes")
-_WINDOW = ("start_s", "end_s", "covered_s", "users_s", *STATISTIC_COLUMNS)
+_WINDOW = ("start_s", "end_s", "covered_s", "users_s")
 
 
 class FleetDamaged(Exception):
@@ -69,19 +71,31 @@ def _next_window(after_days: int) -> sa.Select[int]:
 
 
 def read_facts(
-    connection: sa.Connection, days: Iterable[int], *, vm_ids: Sequence[str] | None = None, with_evidence: bool = True
+    connection: sa.Connection,
+    days: Iterable[int],
+    *,
+    columns: Mapping[int, Collection[str]] | None = None,
+    vm_ids: Sequence[str] | None = None,
+    with_evidence: bool = True,
 ) -> Iterator[Facts]:
     """Facts of the catalogue's VMs, by id, in chunks.
 
     Args:
         connection: of `snapshot`.
         days: the windows to read; one that the aggregator does not keep is left out.
+        columns: window -> the statistics to read of it, which spares time; of a window that is not in it, all.
         vm_ids: only these; None is the whole fleet. An unknown id is left out.
         with_evidence: without it no histogram, profile or daily traffic is known.
 
     Raises: FleetDamaged.  sqlalchemy.exc.DBAPIError.
     """
-    kept = [each for each in sorted(set(days)) if each in read_window_days(connection)]
+    known = read_window_days(connection)
+    wanted = columns or {}
+    kept = {
+        each: tuple(name for name in STATISTIC_COLUMNS if name in wanted.get(each, STATISTIC_COLUMNS))
+        for each in sorted(set(days))
+        if each in known
+    }
     if vm_ids is not None:
         for start in range(0, len(vm_ids), CHUNK_VMS):
             found = _read_chunk(connection, _one_of(vm_ids[start : start + CHUNK_VMS]), kept, with_evidence)
@@ -111,7 +125,7 @@ def _last_of_chunk(connection: sa.Connection, after: str) -> str | None:
 def _read_chunk(
     connection: sa.Connection,
     wanted: Wanted,
-    days: Sequence[int],
+    columns: Mapping[int, Sequence[str]],
     with_evidence: bool,
 ) -> Facts:
     rows = connection.execute(sa.select(*_VM).where(wanted(vms.c.vm_id)).order_by(vms.c.vm_id)).all()
@@ -120,15 +134,17 @@ def _read_chunk(
     flags: list[tuple[str, ...]] = [()] * size
     summary = np.full((size, len(_SUMMARY)), np.nan)
     query = sa.select(summaries.c.vm_id, summaries.c.flags, *(summaries.c[name] for name in _SUMMARY))
-    for vm_id, text, *values in connection.execute(query.where(wanted(summaries.c.vm_id))):
-        if (at := place.get(vm_id)) is not None:
-            summary[at] = values
-            if text != "[]":
-                flags[at] = _texts(text, f"flags of {vm_id}")
+    vm_ids, texts, *values = _in_columns(connection.execute(query.where(wanted(summaries.c.vm_id))), 2 + len(_SUMMARY))
+    known, places = _places(vm_ids, place)
+    for index, column in enumerate(values):
+        summary[places, index] = np.array(column, np.float64)[known]
+    for vm_id, text in zip(vm_ids, texts, strict=True):
+        if text != "[]" and vm_id in place:
+            flags[place[vm_id]] = _texts(text, f"flags of {vm_id}")
     bodies: list[bytes | None] = [None] * size
     if with_evidence:
         bodies_query = sa.select(evidence.c.vm_id, evidence.c.body).where(wanted(evidence.c.vm_id))
-        for vm_id, body in connection.execute(bodies_query):
+        for vm_id, body in connection.execute(bodies_query).all():
             if (at := place.get(vm_id)) is not None:
                 bodies[at] = body
     return Facts(
@@ -147,7 +163,7 @@ def _read_chunk(
             for number, row in enumerate(rows)
         ],
         **{name: summary[:, index] for index, name in enumerate(_SUMMARY)},
-        windows={each: _read_window(connection, wanted, place, each) for each in days},
+        windows={each: _read_window(connection, wanted, place, each, names) for each, names in columns.items()},
         evidence=Evidence.decode(bodies),
     )
 
@@ -162,22 +178,33 @@ def _texts(text: str, where: str) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _read_window(connection: sa.Connection, wanted: Wanted, place: dict[str, int], days: int) -> WindowFacts:
-    table = np.full((len(place), len(_WINDOW)), np.nan)
-    query = sa.select(windows.c.vm_id, *(windows.c[name] for name in _WINDOW))
-    places: list[int] = []
-    found: list[Sequence[float | None]] = []
-    for vm_id, *values in connection.execute(query.where(windows.c.window_days == days, wanted(windows.c.vm_id))):
-        if (at := place.get(vm_id)) is not None:
-            places.append(at)
-            found.append(values)
-    if found:
-        table[places] = np.array(found, dtype=np.float64)
-    columns: dict[str, Floats] = {name: table[:, index] for index, name in enumerate(_WINDOW)}
+def _in_columns(rows: sa.Result[Any], width: int) -> list[tuple[Any, ...]]:
+    """The columns of an answer: a whole column becomes an array at once, and row by row costs twice as much."""
+    return list(zip(*rows.all(), strict=True)) or [()] * width
+
+
+def _places(vm_ids: Sequence[str], place: Mapping[str, int]) -> tuple[Bools, Ints]:
+    """Which of these VMs the chunk has, and where those are: a row may have come since the chunk's VMs were read."""
+    found = np.array([place.get(vm_id, -1) for vm_id in vm_ids], np.int64)
+    return found >= 0, found[found >= 0]
+
+
+def _read_window(
+    connection: sa.Connection, wanted: Wanted, place: dict[str, int], days: int, names: Sequence[str]
+) -> WindowFacts:
+    read = (*_WINDOW, *names)
+    table = np.full((len(place), len(read)), np.nan)
+    query = sa.select(windows.c.vm_id, *(windows.c[name] for name in read))
+    rows = connection.execute(query.where(windows.c.window_days == days, wanted(windows.c.vm_id)))
+    vm_ids, *values = _in_columns(rows, 1 + len(read))
+    known, places = _places(vm_ids, place)
+    for index, column in enumerate(values):
+        table[places, index] = np.array(column, np.float64)[known]
+    columns: dict[str, Floats] = {name: table[:, index] for index, name in enumerate(read)}
     return WindowFacts(
         start_s=columns["start_s"],
         end_s=columns["end_s"],
         covered_s=columns["covered_s"],
         users_s=columns["users_s"],
-        columns={name: columns[name] for name in STATISTIC_COLUMNS},
+        columns={name: columns[name] for name in names},
     )

@@ -47,7 +47,7 @@ def judge_fleet(
 
     Raises: sqlalchemy.exc.DBAPIError.
     """
-    for facts in read_facts(connection, judged_days((policy,), settings)):
+    for facts in read_facts(connection, judged_days((policy,), settings), columns=judged_columns((policy,), settings)):
         kept = find_kept(facts, exemptions)
         yield Chunk(facts, judge(facts, policy, settings, now_s=now_s, exempt=kept), kept)
 
@@ -69,6 +69,17 @@ def judged_days(policies: Sequence[Policy], settings: Settings) -> tuple[int, ..
     """The windows that verdicts by these policies rest on, rising."""
     asked = settings.window_days
     return tuple(sorted({asked, *(days for policy in policies for days in policy.days(asked))}))
+
+
+def judged_columns(policies: Sequence[Policy], settings: Settings) -> dict[int, frozenset[str]]:
+    """What is read of each window but the one asked for, of which everything is: reading is most of a judging."""
+    found: dict[int, frozenset[str]] = {}
+    for policy in policies:
+        for rule in policy.rules():
+            days = rule.measure.days or settings.window_days
+            if days != settings.window_days:
+                found[days] = found.get(days, frozenset()) | rule.measure.columns()
+    return found
 
 
 def read_exemptions(connection: sa.Connection, now_s: float) -> ExemptionIndex:

@@ -94,6 +94,17 @@ class Measure:
         """The same with its window fixed."""
         return self if self.days is not None else Measure(self.metric, self.statistic, asked_days)
 
+    def columns(self) -> frozenset[str]:
+        """The statistics of a window that `values` may read."""
+        sources = {"cpu_vcpus": ("cpu_busy",), "cpu_peak": ("cpu_max", "cpu_busy"), "net_daily": (), "users": ()}
+        if self.metric == "net_daily":
+            return frozenset({_METRICS["net_io"].column("mean")})
+        return frozenset(
+            _METRICS[name].column(self.statistic)
+            for name in sources.get(self.metric, (self.metric,))
+            if self.statistic in _METRICS[name].statistics
+        )
+
     def values(self, facts: Facts, asked_days: int) -> Floats:
         """(n,) in the measure's unit, NaN where it was not measured."""
         days = self.days or asked_days

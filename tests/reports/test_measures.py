@@ -104,3 +104,17 @@ def test_a_window_that_is_not_kept_is_not_known() -> None:
     for name in ("cpu_busy.mean", "cpu_busy.p97", "users.share"):
         one = facts({"cpu_busy_mean_ratio": 0.1}, days=(1,), body=evidence(cpu_s={0.1: 60}))
         assert np.isnan(Measure.parse(name).values(one, 14)[0]), name
+
+
+def test_what_a_measure_reads_is_all_it_reads() -> None:
+    """A window of which these columns alone are known gives the same figure."""
+    body = evidence(cpu_s={0.02: 97_000, 0.5: 3_000}, daily_bytes=[5, 7])
+    everything = {name: 0.01 * place for place, name in enumerate(QUIET)}
+    for metric in NAMES:
+        for statistic in ("mean", "max", "p95", "p97"):
+            if metric in {"users", "net_daily"}:
+                statistic = {"users": "share", "net_daily": "max"}[metric]  # noqa: PLW2901
+            measure = Measure.parse(f"{metric}.{statistic}")
+            some = {name: everything[name] for name in measure.columns()}
+            whole, part = facts(everything, body=body), facts(some, body=body)
+            np.testing.assert_array_equal(measure.values(whole, 14), measure.values(part, 14), measure.name)
