@@ -7,6 +7,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
+from twisted.internet.process import reapAllProcesses
+from twisted.internet.task import LoopingCall
 
 from tests.reports.fleets import write_fleet
 from tests.reports.web.chromium import STORED, Visit, Visitor, chromium, fill_stores, fleet
@@ -38,3 +40,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     fill_stores(data_dir, specs, STORED)
     with serving(data_dir) as running:
         yield running
+
+
+@pytest.fixture(autouse=True)
+def reaped() -> Iterator[None]:
+    """Ended child processes are noticed here even where another test of the run took Twisted's signals away."""
+    looking = LoopingCall(reapAllProcesses)
+    looking.start(0.05)
+    yield
+    looking.stop()
