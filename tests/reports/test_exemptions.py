@@ -147,10 +147,13 @@ def test_a_day_is_over_when_it_is_over_where_it_was_said(day: date, zone: ZoneIn
         assert moment_s <= until_s
 
 
-@given(st.datetimes(), st.timedeltas(timedelta(minutes=-899), timedelta(minutes=899)), st.sampled_from(ZONES))
-def test_a_time_is_that_time(moment: datetime, offset: timedelta, zone: ZoneInfo) -> None:
-    """With an offset the zone does not matter; without, it is a time of the zone."""
-    there = moment.replace(tzinfo=timezone(offset))
+@given(st.datetimes(), st.integers(-899 * 60, 899 * 60), st.sampled_from(ZONES))
+def test_a_time_is_that_time(moment: datetime, offset_s: int, zone: ZoneInfo) -> None:
+    """With an offset the zone does not matter; without, it is a time of the zone.
+
+    Whole seconds of offset: Python 3.11 reads an offset below one second as UTC.
+    """
+    there = moment.replace(tzinfo=timezone(timedelta(seconds=offset_s)))
     assert parse_until(there.isoformat(), now_s=NOW_S, zone=zone) == there.timestamp()
     assert parse_until(moment.isoformat(), now_s=NOW_S, zone=zone) == moment.replace(tzinfo=zone, fold=0).timestamp()
 
