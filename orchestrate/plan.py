@@ -1,0 +1,149 @@
+"""Plans: what is to be done, why, and how it is undone. Pure values with a canonical JSON form and its hash.
+
+What was previewed is what runs: `apply` takes a plan by its hash, which covers every step with its evidence.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from enum import StrEnum
+from typing import Any
+
+from orchestrate.driver import Verb
+from orchestrate.inventory import VmRef, VmState
+from orchestrate.sighting import Figure
+
+LIFE_S = 86_400.0
+FORMAT = 1
+
+
+class PlanKind(StrEnum):
+    """What a plan is for; it decides which rules hold for it."""
+
+    RECLAIM = "reclaim"
+    RELIEF = "relief"
+    CONSOLIDATE = "consolidate"
+    # Both give back: they take no capacity from anybody, and an outage of monitoring does not stop them.
+    UNDO = "undo"
+    WAKE = "wake"
+
+
+class Mark(StrEnum):
+    """Steps that change nothing at a hypervisor."""
+
+    MARK = "mark"
+    UNMARK = "unmark"
+    NOTIFY = "notify"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expected:
+    """What the VM must still be just before the step. `boot`: of the agent; None where not known."""
+
+    state: VmState
+    host_id: str
+    boot: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One thing to do.
+
+    Args:
+        number: from 1, in the order of doing.
+        vm_id: the agent's id; None for a VM without an agent.
+        owner, mail: as known when the plan was made; the owner a limit counts for.
+        target_host_id: of a migration.
+        inverse: the verb that undoes it, recorded before acting; None where there is nothing to undo.
+        reason: a sentence. figures: the evidence, rule by rule.
+        group: whose rules allowed it; None where no ladder is climbed.
+        freed_vcpus, freed_mem_bytes, money_per_month: what it gives back; None is not known.
+    """
+
+    number: int
+    verb: Verb | Mark
+    ref: VmRef
+    name: str
+    vm_id: str | None
+    owner: str | None
+    mail: str | None = None
+    expected: Expected
+    target_host_id: str | None = None
+    inverse: Verb | Mark | None
+    reason: str
+    figures: tuple[Figure, ...] = ()
+    policy: str | None = None
+    group: str | None = None
+    freed_vcpus: float | None = None
+    freed_mem_bytes: float | None = None
+    money_per_month: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Steps that are approved and run together, or not at all.
+
+    Args:
+        made_by: who asked for it.
+        settings_sha256: of the settings it was made under; others refuse it.
+        undoes: the run that an undo brings back.
+        notes: what the reader should know beside the steps, such as VMs that were left out and why.
+    """
+
+    kind: PlanKind
+    made_s: float
+    expires_s: float
+    made_by: str
+    settings_sha256: str
+    steps: tuple[Step, ...]
+    undoes: str | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def sha256(self) -> str:
+        """64 hex digits over the canonical JSON: what an approval and a run name."""
+        return hashlib.sha256(encode_plan(self).encode()).hexdigest()
+
+
+def encode_plan(plan: Plan) -> str:
+    """Canonical JSON: sorted keys, no blanks, ASCII."""
+    return json.dumps({"format": FORMAT, **asdict(plan)}, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def decode_plan(text: str) -> Plan:
+    """The plan of `encode_plan`. Raises: ValueError: it is none, or of another format."""
+    try:
+        document = json.loads(text)
+        if document.pop("format") != FORMAT:
+            raise ValueError("the plan is of another version of this program")
+        steps = tuple(_step(step) for step in document.pop("steps"))
+        kind, notes = PlanKind(document.pop("kind")), tuple(document.pop("notes"))
+        return Plan(kind=kind, steps=steps, notes=notes, **document)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"not a plan: {error}") from error
+
+
+def renumbered(steps: tuple[Step, ...]) -> tuple[Step, ...]:
+    """The same steps, numbered from 1 in their order."""
+    return tuple(replace(step, number=number) for number, step in enumerate(steps, 1))
+
+
+def _step(document: Mapping[str, Any]) -> Step:
+    fields = dict(document)
+    expected = fields.pop("expected")
+    inverse = fields.pop("inverse")
+    return Step(
+        verb=_verb(fields.pop("verb")),
+        inverse=None if inverse is None else _verb(inverse),
+        ref=VmRef(**fields.pop("ref")),
+        expected=Expected(**{**expected, "state": VmState(expected["state"])}),
+        figures=tuple(Figure(**figure) for figure in fields.pop("figures")),
+        **fields,
+    )
+
+
+def _verb(text: str) -> Verb | Mark:
+    return Mark(text) if text in set(Mark) else Verb(text)
