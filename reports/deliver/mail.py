@@ -33,13 +33,29 @@ def deliver(
 
     Args: tls: verifies the server; by the system's authorities unless told.
 
+    Raises: DeliveryError: as `send`.
+    """
+    send(compose(document, target), target, tls=tls, step_timeout_s=step_timeout_s, whole_timeout_s=whole_timeout_s)
+
+
+def send(
+    message: EmailMessage,
+    target: MailTarget,
+    *,
+    tls: ssl.SSLContext | None = None,
+    step_timeout_s: float = STEP_TIMEOUT_S,
+    whole_timeout_s: float = WHOLE_TIMEOUT_S,
+) -> None:
+    """Hands a message to the mail server, for the recipients of the target.
+
+    Args: tls: verifies the server; by the system's authorities unless told.
+
     Raises: DeliveryError: it was not taken, or not for every recipient; final when the server said so for good.
     """
     try:
         password = "" if target.password_file is None else read_password(target.password_file)
     except ConfigError as error:
         raise DeliveryError(str(error), retry=True) from error
-    message = compose(document, target)
     context = tls or ssl.create_default_context()
     with dialled(
         target.host,
@@ -66,17 +82,10 @@ def read_password(path: Path) -> str:
 
 
 def compose(document: Document, target: MailTarget) -> EmailMessage:
-    """The mail. Nothing that a VM is called can end a header: the subject is one printable line."""
-    message = EmailMessage(policy=SMTP)
-    message["From"] = target.sender
-    message["To"] = ", ".join(target.recipients)
-    message["Subject"] = document.headline
-    message["Date"] = formatdate(document.generated_s)
-    message["Message-ID"] = make_msgid(domain=target.sender.rpartition("@")[2])
-    # So that no absent person's machine answers.
-    message["Auto-Submitted"] = "auto-generated"
-    message.set_content(_encodable(document.text))
-    message.add_alternative(_encodable(document.html), subtype="html")
+    """The report as a mail, with its attachments."""
+    message = write(
+        target, subject=document.headline, text=document.text, html=document.html, at_s=document.generated_s
+    )
     for form in target.attach:
         main, _, sub = form.media_type.partition(";")[0].partition("/")
         message.add_attachment(
@@ -86,6 +95,24 @@ def compose(document: Document, target: MailTarget) -> EmailMessage:
             filename=document.file_name(form),
             params={"charset": "utf-8"} if main == "text" else None,
         )
+    return message
+
+
+def write(target: MailTarget, *, subject: str, text: str, html: str, at_s: float) -> EmailMessage:
+    """A mail to the recipients of the target.
+
+    Args: subject: one printable line, so that nothing that a VM is called can end a header.
+    """
+    message = EmailMessage(policy=SMTP)
+    message["From"] = target.sender
+    message["To"] = ", ".join(target.recipients)
+    message["Subject"] = subject
+    message["Date"] = formatdate(at_s)
+    message["Message-ID"] = make_msgid(domain=target.sender.rpartition("@")[2])
+    # So that no absent person's machine answers.
+    message["Auto-Submitted"] = "auto-generated"
+    message.set_content(_encodable(text))
+    message.add_alternative(_encodable(html), subtype="html")
     return message
 
 

@@ -119,17 +119,43 @@ def deliver(
         now_s: of the signature, Unix seconds.
         tls: verifies the server; by the system's authorities unless told.
 
+    Raises: DeliveryError: as `post`.
+    """
+    post(
+        document.body(target.form),
+        target.form.media_type,
+        target,
+        delivery_id=delivery_id,
+        now_s=now_s,
+        tls=tls,
+        step_timeout_s=step_timeout_s,
+        whole_timeout_s=whole_timeout_s,
+    )
+
+
+def post(
+    body: bytes,
+    media_type: str,
+    target: WebhookTarget,
+    *,
+    delivery_id: str,
+    now_s: float,
+    tls: ssl.SSLContext | None = None,
+    step_timeout_s: float = STEP_TIMEOUT_S,
+    whole_timeout_s: float = WHOLE_TIMEOUT_S,
+) -> None:
+    """Posts a signed body. Arguments as for `deliver`.
+
     Raises: DeliveryError: not answered 2xx; final when answered 4xx other than 408 and 429.
     """
     try:
         secret = read_signing_secret(target.secret_file)
     except ConfigError as error:
         raise DeliveryError(str(error), retry=True) from error
-    body = document.body(target.form)
     timestamp = str(int(now_s))
     headers = {
-        "Content-Type": target.form.media_type,
-        "User-Agent": "fallow-report",
+        "Content-Type": media_type,
+        "User-Agent": "fallow",
         "Connection": "close",
         TIMESTAMP_HEADER: timestamp,
         SIGNATURE_HEADER: sign(secret, timestamp, body),
