@@ -46,6 +46,7 @@ class AdminSources:
         flush: all_figures → starts a flush, or waits for the one that runs; fires with what it did. This and what
             follows is called in the reactor's thread.
         metrics: the Prometheus text.
+        clock: Unix seconds. The reactor's own time only measures how long things take.
         store_path: where a VM's store lies.
         forgotten: told of a VM that was forgotten, before its store is deleted: what memory holds of it goes too.
     """
@@ -56,6 +57,7 @@ class AdminSources:
     buffered: Callable[[str], Iterable[Mapping[str, float | int | None]]]
     flush: Callable[[bool], Deferred[Mapping[str, object]]]
     metrics: Callable[[], bytes]
+    clock: Callable[[], float]
     store_path: Callable[[str], Path]
     forgotten: Callable[[str], None] = lambda _vm: None
 
@@ -97,7 +99,7 @@ ROUTES: tuple[Route, ...] = (
 class Routes:
     """The routes by name.
 
-    Args: reactor: tells the time and runs blocking work in its thread pool.
+    Args: reactor: runs blocking work in its thread pool.
     """
 
     def __init__(self, sources: AdminSources, reactor: Any) -> None:
@@ -169,7 +171,7 @@ class Routes:
 
     async def forget(self, query: Query, vm_id: str) -> Answer:
         _check_names(query)
-        catalogue, now_s = self._sources.catalogue, self._reactor.seconds()
+        catalogue, now_s = self._sources.catalogue, self._sources.clock()
         try:
             await self._in_thread(lambda: catalogue.forget(vm_id, now_s=now_s))
         except UnknownVmError as error:
@@ -180,7 +182,7 @@ class Routes:
 
     async def live(self, query: Query) -> Answer:
         _check_names(query, "since")
-        now_s = self._reactor.seconds()
+        now_s = self._sources.clock()
         since_s = _whole(query, "since", 0, 0, _MAX_TIME_S)
 
         def encode() -> bytes:
@@ -197,7 +199,7 @@ class Routes:
         return Answer(200, msgspec.json.encode(await self._sources.flush(wanted == "all")))
 
     def _span(self, query: Query) -> tuple[int, int]:
-        to_s = _whole(query, "to", int(self._reactor.seconds()), 0, _MAX_TIME_S)
+        to_s = _whole(query, "to", int(self._sources.clock()), 0, _MAX_TIME_S)
         from_s = _whole(query, "from", max(to_s - _DEFAULT_SPAN_S, 0), 0, _MAX_TIME_S)
         if from_s >= to_s:
             raise wrong(f"from: {from_s} is not before to, {to_s}")

@@ -162,6 +162,7 @@ class AggregatorService(Service):
                 buffered=self._buffer.samples,
                 flush=self._flush_now,
                 metrics=metrics.exposition(registry),
+                clock=clock,
                 store_path=lambda vm_id: store_path(config.data_dir, vm_id),
                 forgotten=self._forgotten,
             ),

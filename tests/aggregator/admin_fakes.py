@@ -72,7 +72,8 @@ class House:
     failure: Exception | None = None
 
     def __post_init__(self) -> None:
-        self.clock.advance(NOW_S)
+        # As in the daemon: the reactor counts from anywhere.
+        self.clock.advance(5.0)
         self.sources = AdminSources(
             catalogue=self.catalogue,
             live=self._live,
@@ -80,6 +81,7 @@ class House:
             buffered=lambda _vm_id: self.buffered,
             flush=self._flush,
             metrics=lambda: b"fallow_pushes_total 1.0\n",
+            clock=lambda: NOW_S,
             store_path=lambda vm_id: self.data_dir / f"{vm_id}.db",
             forgotten=self.forgotten.append,
         )

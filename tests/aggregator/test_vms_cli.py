@@ -357,6 +357,7 @@ def test_forget_asks_the_running_aggregator(shell: Shell) -> Generator[Any, Any,
         buffered=lambda _vm: [],
         flush=lambda _all_figures: succeed({}),
         metrics=lambda: b"",
+        clock=lambda: NOW_S,
         store_path=lambda vm_id: store_path(shell.data_dir, vm_id),
         forgotten=forgotten.append,
     )
