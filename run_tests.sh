@@ -20,7 +20,12 @@ HELP
     exit 0
 fi
 
-make_environment test "$root"
+extra=test
+# libvirt-python is built on the spot: only where what it is built with is there.
+if command -v gcc >/dev/null && command -v pkg-config >/dev/null && pkg-config --exists libvirt python3; then
+    extra=test,libvirt
+fi
+make_environment "$extra" "$root"
 cd "$root"
 bin="$root/.venv/bin"
 "$bin/ruff" check .

@@ -50,7 +50,7 @@ make_environment() {
     "$root/.venv/bin/python" -m pip install --quiet --disable-pip-version-check --editable "$root[$extra]" >&2 ||
         die 1 "pip could not install fallow[$extra]: is there a package index? (see pip's message above)"
     printf '%s\n' "$wanted" >"$stamp"
-    if [ "$extra" = test ]; then
+    if [ "${extra%%,*}" = test ]; then
         printf '%s\n' "$wanted" >"$root/.venv/.fallow-all" # test holds all
     fi
 }
