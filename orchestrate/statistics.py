@@ -32,6 +32,26 @@ def line_ahead(values: Floats, steps: float | Floats) -> Floats:
     return found
 
 
+def running_line_ahead(values: Floats, steps: float | Floats) -> Floats:
+    """As `line_ahead`, one value after the other with running means: slower, and its rounding is the published one."""
+    count = values.shape[-1]
+    if count < 2:
+        raise ValueError(f"a line needs 2 values, not {count}")
+    mean_x, mean_y = 1.0, values[..., 0].copy()
+    sum_xx, sum_xy, sum_y = 0.0, np.zeros(values.shape[:-1]), values[..., 0].copy()
+    for place in range(1, count):
+        apart_x, apart_y = place + 1.0 - mean_x, values[..., place] - mean_y
+        share = place / (1.0 + place)
+        sum_xx += apart_x * apart_x * share
+        sum_xy += apart_x * apart_y * share
+        mean_x += apart_x / (1.0 + place)
+        mean_y += apart_y / (1.0 + place)
+        sum_y += values[..., place]
+    slope = sum_xy / sum_xx
+    found: Floats = (sum_y - slope * (count * (count + 1) / 2)) / count + slope * (count + steps)
+    return found
+
+
 def quartile_range(values: Floats) -> Floats:
     """The third less the first quartile of (..., n) values: each the value at round(q (n + 1)), counted from 1.
 
@@ -88,34 +108,59 @@ def multiple_r_squared(series: Floats) -> Floats | None:
         series: (n, m).
 
     Returns: (n,), NaN for a constant one; None where it cannot be computed: fewer than 2 series, more series
-        than values, or a matrix that is exactly singular.
+        than values, or a matrix that is exactly singular. One that is nearly so gives noise, as in the published code.
     """
     count, length = series.shape
     if count < 2 or length < count:
         return None
     others = np.array([[other for other in range(count) if other != one] for one in range(count)])
-    # (n, columns, m): a column of ones, then the other series. Columns are rows here: they are read as a whole.
-    columns = np.concatenate([np.ones((count, 1, length)), series[others]], axis=1)
-    rests = series.copy()
-    for step in range(count):
-        head = columns[:, step, step:]
-        norm = np.sqrt((head * head).sum(axis=-1))
-        if not norm.all():
-            return None
-        diagonal = np.where(head[:, 0] > 0, -norm, norm)
-        head[:, 0] -= diagonal
-        scale = diagonal * head[:, 0]
-        tail = columns[:, step + 1 :, step:]
-        # The reflection takes (v.x / (v.v / 2)) v off x, and v.v / 2 is -scale.
-        along = (tail @ head[:, :, np.newaxis])[..., 0] / scale[:, np.newaxis]
-        tail += along[..., np.newaxis] * head[:, np.newaxis]
-        rest = rests[:, step:]
-        rest += ((rest * head).sum(axis=-1) / scale)[:, np.newaxis] * head
-    left = (rests[:, count:] ** 2).sum(axis=-1)
+    # (n, columns, m): a column of ones, then the other series.
+    design = np.concatenate([np.ones((count, 1, length)), series[others]], axis=1)
+    weights = _solve(design.copy(), series.copy())
+    if weights is None:
+        return None
+    left = series - _in_order(weights[:, :, np.newaxis] * design, axis=1)
     apart = series - series.mean(axis=-1, keepdims=True)
     total = (apart * apart).sum(axis=-1)
     with np.errstate(divide="ignore", invalid="ignore"):
-        found: Floats = np.where(total > 0, 1.0 - left / total, np.nan)
+        found: Floats = np.where(np.ptp(series, axis=-1) > 0, 1.0 - _in_order(left * left, axis=-1) / total, np.nan)
+    return found
+
+
+def _solve(columns: Floats, rights: Floats) -> Floats | None:
+    """Least squares of n systems by Householder reflections; works in its arguments.
+
+    Args:
+        columns: (n, k, m) the k columns of each; rights: (n, m).
+
+    Returns: (n, k); None where one of them is exactly singular.
+    """
+    count = columns.shape[1]
+    diagonals = np.empty(columns.shape[:2])
+    for step in range(count):
+        head = columns[:, step, step:]
+        norm = np.sqrt(_in_order(head * head, axis=-1))
+        if not norm.all():
+            return None
+        diagonal = np.where(head[:, 0] > 0, -norm, norm)
+        diagonals[:, step] = diagonal
+        head[:, 0] -= diagonal
+        # A reflection takes (v.x / (v.v / 2)) v off x, and v.v / 2 is -scale.
+        scale = diagonal * head[:, 0]
+        tail = columns[:, step + 1 :, step:]
+        along = _in_order(tail * head[:, np.newaxis], axis=-1) / scale[:, np.newaxis]
+        tail += along[..., np.newaxis] * head[:, np.newaxis]
+        right = rights[:, step:]
+        right += (_in_order(right * head, axis=-1) / scale)[:, np.newaxis] * head
+    for step in reversed(range(count)):
+        rights[:, step] /= diagonals[:, step]
+        rights[:, :step] -= rights[:, step, np.newaxis] * columns[:, step, :step]
+    return rights[:, :count]
+
+
+def _in_order(values: Floats, axis: int) -> Floats:
+    """The sum taken one by one: whether two series are told equally well hangs on rounding."""
+    found: Floats = np.add.accumulate(values, axis=axis).take(-1, axis=axis)
     return found
 
 
