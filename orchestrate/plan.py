@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 from typing import Any
 
@@ -39,6 +39,20 @@ class Mark(StrEnum):
     NOTIFY = "notify"
 
 
+# What undoes each step; None: nothing has to be. Every verb has its place here.
+INVERSE: dict[Verb | Mark, Verb | Mark | None] = {
+    Mark.MARK: Mark.UNMARK,
+    Mark.UNMARK: Mark.MARK,
+    Mark.NOTIFY: None,
+    Verb.SUSPEND: Verb.RESUME,
+    Verb.RESUME: Verb.SUSPEND,
+    Verb.STOP: Verb.START,
+    Verb.START: Verb.STOP,
+    Verb.MIGRATE_LIVE: Verb.MIGRATE_LIVE,
+    Verb.MIGRATE_COLD: Verb.MIGRATE_COLD,
+}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Expected:
     """What the VM must still be just before the step. `boot`: of the agent; None where not known."""
@@ -60,6 +74,7 @@ class Step:
         inverse: the verb that undoes it, recorded before acting; None where there is nothing to undo.
         reason: a sentence. figures: the evidence, rule by rule.
         group: whose rules allowed it; None where no ladder is climbed.
+        grace_s: how long the VM stays as this step leaves it, at least, before the next one takes more.
         freed_vcpus, freed_mem_bytes, money_per_month: what it gives back; None is not known.
     """
 
@@ -77,9 +92,15 @@ class Step:
     figures: tuple[Figure, ...] = ()
     policy: str | None = None
     group: str | None = None
+    grace_s: float | None = None
     freed_vcpus: float | None = None
     freed_mem_bytes: float | None = None
     money_per_month: float | None = None
+
+    @property
+    def is_disruptive(self) -> bool:
+        """It takes something from the VM's users, so that limits count it."""
+        return isinstance(self.verb, Verb) and self.verb not in {Verb.RESUME, Verb.START}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,7 +131,7 @@ class Plan:
 
 def encode_plan(plan: Plan) -> str:
     """Canonical JSON: sorted keys, no blanks, ASCII."""
-    return json.dumps({"format": FORMAT, **asdict(plan)}, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return _canonical({"format": FORMAT, **_fields(plan)})
 
 
 def decode_plan(text: str) -> Plan:
@@ -126,9 +147,31 @@ def decode_plan(text: str) -> Plan:
         raise ValueError(f"not a plan: {error}") from error
 
 
+def encode_step(step: Step) -> str:
+    """Canonical JSON of one step alone, as an action keeps it."""
+    return _canonical(_fields(step))
+
+
+def decode_step(text: str) -> Step:
+    """The step of `encode_step`. Raises: ValueError: it is none."""
+    try:
+        return _step(json.loads(text))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"not a step: {error}") from error
+
+
 def renumbered(steps: tuple[Step, ...]) -> tuple[Step, ...]:
     """The same steps, numbered from 1 in their order."""
     return tuple(replace(step, number=number) for number, step in enumerate(steps, 1))
+
+
+def _canonical(document: Mapping[str, Any]) -> str:
+    # As `asdict` would tell it, without its deep copies: a plan is hashed often.
+    return json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False, default=_fields)
+
+
+def _fields(value: Any) -> dict[str, object]:
+    return {field.name: getattr(value, field.name) for field in fields(value)}
 
 
 def _step(document: Mapping[str, Any]) -> Step:

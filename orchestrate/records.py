@@ -1,9 +1,10 @@
 """What the controller remembers: plans, approvals, runs, intents, the ladder, the lease and the audit log.
 
 `Records` is kept twice, in the fleet database (`orchestrate.database`) and in memory (`orchestrate.memory`, which
-simulations of many histories use); one suite of tests holds for both. Every write carries the lease it is made
-under: one that is no longer the newest is refused, so that a controller which was stopped and wakes up late cannot
-act beside its successor. Every write is told in the audit log, in the same transaction.
+simulations of many histories use); one suite of tests holds for both. Every step of a run is written under a
+lease: one that is no longer the newest is refused, so that a controller which was stopped and wakes up late cannot
+act beside its successor. Every write but a renewed lease and the verdicts of a look is told in the audit log, in the
+same transaction.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
-from orchestrate.driver import Verb
 from orchestrate.inventory import VmRef
 from orchestrate.plan import Plan, Step
 from reports.verdicts import Verdict
@@ -56,6 +56,8 @@ class Entry:
         since_s: when it came to the rung.
         marked_s, notified_s: None: not yet.
         group: whose rules it went by.
+        due_s: the next rung is not before it, whatever the settings are by then: the owner was told so.
+        boot: of the agent when the VM was marked; None where not known.
         run_id: of the run that brought it there.
     """
 
@@ -66,6 +68,8 @@ class Entry:
     group: str
     marked_s: float | None = None
     notified_s: float | None = None
+    due_s: float | None = None
+    boot: str | None = None
     run_id: str | None = None
 
 
@@ -104,7 +108,7 @@ class Action:
     @property
     def is_disruptive(self) -> bool:
         """It takes something from the VM's users, so that limits count it."""
-        return isinstance(self.step.verb, Verb) and self.step.verb not in {Verb.RESUME, Verb.START}
+        return self.step.is_disruptive
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,6 +173,17 @@ class AuditEntry:
     sha256: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Anchor:
+    """A line of the audit log as somebody noted it: that line must still be there, and be the same."""
+
+    number: int
+    sha256: str
+
+    def __str__(self) -> str:
+        return f"{self.number}:{self.sha256}"
+
+
 class Records(Protocol):
     """All of it. Blocking; times are Unix seconds of the caller's clock.
 
@@ -203,7 +218,12 @@ class Records(Protocol):
         """In the order in which they came."""
 
     def begin_run(self, run: Run, lease: Lease, *, now_s: float) -> None:
-        """Notes that a plan is being applied. Raises: StaleLease; ValueError: this plan was applied before."""
+        """Notes that a plan is being applied.
+
+        One that was refused whole may be applied again: its run has ended, and did not begin a single step.
+
+        Raises: StaleLease; ValueError: this plan was applied before.
+        """
 
     def end_run(self, run_id: str, lease: Lease, *, now_s: float, words: str | None = None) -> None:
         """Notes its end."""
@@ -223,7 +243,11 @@ class Records(Protocol):
         """What became of it; with `entry`, where the VM now stands on the ladder.
 
         Without a lease: what happened has happened, and a controller that lost its lease in between still says so.
-        The VM's entry goes where `entry` is None and the step is UNMARK, RESUME or START.
+        The ladder changes with DONE alone; the VM's entry goes where `entry` is None and the step is UNMARK, RESUME
+        or START. An action that has an outcome already keeps it, but for UNKNOWN; where the two contradict each
+        other it becomes UNKNOWN.
+
+        Returns: the action as it now stands. Raises: ValueError: there is no such action.
         """
 
     def actions(self, run_id: str) -> Sequence[Action]:
@@ -237,6 +261,9 @@ class Records(Protocol):
 
     def entries(self) -> Mapping[VmRef, Entry]:
         """The ladder."""
+
+    def find_entry(self, ref: VmRef) -> Entry | None:
+        """Where one VM stands."""
 
     def put_entry(self, entry: Entry, *, by: str, now_s: float) -> None:
         """Where a VM stands."""
@@ -264,3 +291,6 @@ class Records(Protocol):
 
     def audit(self, *, after: int = 0, limit: int = 1000) -> Sequence[AuditEntry]:
         """By number, rising."""
+
+    def anchors(self) -> Sequence[Anchor]:
+        """Lines of the audit log as plans and runs remember them, by number: a log cut short lacks some of them."""
