@@ -43,7 +43,7 @@ def load_or_create_admin_token(path: Path) -> str:
 
 
 def make_admin_site(sources: AdminSources, *, token: str, reactor: Any) -> Site:
-    """The door as a factory to listen with. `reactor` times out who is slow and runs blocking work in its thread pool."""
+    """The door as a factory to listen with. `reactor` times out the slow and runs blocking work in its threads."""
     return AdminSite(_Door(Routes(sources, reactor), token), reactor=reactor)
 
 

@@ -8,7 +8,7 @@ from functools import partial
 from importlib.resources import files
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
@@ -33,13 +33,21 @@ T = TypeVar("T")
 Query = Mapping[str, str]
 
 
+class Live(Protocol):
+    """VMs in memory, by id; `vm` alone, or those above `after`, at most `limit` of them."""
+
+    def __call__(
+        self, since_s: float, *, vm: str | None = None, after: str = "", limit: int | None = None
+    ) -> list[dict[str, object]]: ...
+
+
 @dataclass(frozen=True)
 class AdminSources:
     """What the door shows and does.
 
     Attributes:
-        live: since_s → one mapping per VM seen since: `vm`, `last_seen_s`, `skew_s`, `flags`, `samples` (the last 10).
-            Called in any thread.
+        live: (since_s, vm=, after=, limit=) → one mapping per VM seen since, by id: `vm`, `last_seen_s`, `skew_s`,
+            `flags`, `boot`, `samples` (the last 10). Called in any thread.
         samples: (vm, from_s, to_s) → samples of the wire with from_s ≤ ts ≤ to_s, store and buffer merged. Blocks;
             called in any thread.
         buffered: vm → samples of the wire in memory, with `interval_s`: all that its store may lack. Any thread.
@@ -52,7 +60,7 @@ class AdminSources:
     """
 
     catalogue: Catalogue
-    live: Callable[[float], list[dict[str, object]]]
+    live: Live
     samples: Callable[[str, int, int], list[dict[str, object]]]
     buffered: Callable[[str], Iterable[Mapping[str, float | int | None]]]
     flush: Callable[[bool], Deferred[Mapping[str, object]]]
@@ -181,13 +189,21 @@ class Routes:
         return Answer(204)
 
     async def live(self, query: Query) -> Answer:
-        _check_names(query, "since")
+        _check_names(query, "since", "vm", "after", "limit")
         now_s = self._sources.clock()
         since_s = _whole(query, "since", 0, 0, _MAX_TIME_S)
+        limit = _whole(query, "limit", MAX_VMS, 1, MAX_VMS) if "limit" in query else None
+        vm, after = query.get("vm"), query.get("after", "")
+        for name, vm_id in (("vm", vm), ("after", after)):
+            if vm_id and not is_vm_id(vm_id):
+                raise wrong(f"{name}: {vm_id[:80]!r} is not a VM id")
 
         def encode() -> bytes:
-            vms = self._sources.live(since_s)
-            return b'{"now_s": %b, "vms": %b}' % (msgspec.json.encode(now_s), _json_list(vms))
+            vms = self._sources.live(since_s, vm=vm, after=after, limit=None if limit is None else limit + 1)
+            more = limit is not None and len(vms) > limit
+            following = vms[limit - 1]["vm"] if limit is not None and more else None
+            head = b'{"now_s": %b, "next": %b' % (msgspec.json.encode(now_s), msgspec.json.encode(following))
+            return b'%b, "vms": %b}' % (head, _json_list(vms[:limit]))
 
         return Answer(200, await self._in_thread(encode))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from heapq import nsmallest
 from typing import NamedTuple, Protocol
 
 from aggregator.problems import Problem
@@ -247,19 +248,32 @@ class Buffer:
         entry = self._entries.get(vm_id)
         return unpack_rows(bytes(entry.rows)) if entry else iter(())
 
-    def live(self, since_s: float) -> list[dict[str, object]]:
-        """VMs heard of since then: when, with what skew, and their last samples, newest last. Any thread."""
-        return [
-            {
-                "vm": vm_id,
-                "last_seen_s": entry.received_s,
-                "skew_s": entry.skew_s,
-                "flags": flags_of(entry.skew_s, identity_conflict=entry.identity_conflict, replaced=False),
-                "samples": list(unpack_rows(_newest_rows(bytes(entry.rows)))),
-            }
-            for vm_id, entry in list(self._entries.items())
-            if entry.received_s >= since_s
-        ]
+    def live(
+        self, since_s: float, *, vm: str | None = None, after: str = "", limit: int | None = None
+    ) -> list[dict[str, object]]:
+        """VMs heard of since then, by id: when, with what skew, and their last samples, newest last. Any thread.
+
+        Args: vm: this one alone. after: ids above it alone. limit: at most so many.
+        """
+        known = list(self._entries.items()) if vm is None else [(vm, self._entries.get(vm))]
+        heard = {
+            vm_id: entry
+            for vm_id, entry in known
+            if entry is not None and vm_id > after and entry.received_s >= since_s
+        }
+        ids = sorted(heard) if limit is None else nsmallest(limit, heard)
+        return [_live(vm_id, heard[vm_id]) for vm_id in ids]
+
+
+def _live(vm_id: str, entry: _Entry) -> dict[str, object]:
+    return {
+        "vm": vm_id,
+        "last_seen_s": entry.received_s,
+        "skew_s": entry.skew_s,
+        "flags": flags_of(entry.skew_s, identity_conflict=entry.identity_conflict, replaced=False),
+        "boot": entry.boot or None,
+        "samples": list(unpack_rows(_newest_rows(bytes(entry.rows)))),
+    }
 
 
 def _newest_rows(rows: bytes) -> bytes:

@@ -67,6 +67,7 @@ class House:
     buffered: list[dict[str, float | int | None]] = field(default_factory=list)
     fetched: list[tuple[str, int, int]] = field(default_factory=list)
     since: list[float] = field(default_factory=list)
+    pages: list[dict[str, object]] = field(default_factory=list)
     forgotten: list[str] = field(default_factory=list)
     flush: Callable[[], Deferred[Mapping[str, object]]] = lambda: succeed({"vms": 3})
     failure: Exception | None = None
@@ -90,8 +91,9 @@ class House:
     def _flush(self, _all_figures: bool) -> Deferred[Mapping[str, object]]:
         return self.flush()
 
-    def _live(self, since_s: float) -> list[dict[str, object]]:
+    def _live(self, since_s: float, **page: object) -> list[dict[str, object]]:
         self.since.append(since_s)
+        self.pages.append(page)
         return [{"vm": "a", "last_seen_s": 5.0, "skew_s": 0.1, "flags": [], "samples": []}]
 
     def _samples(self, vm_id: str, from_s: int, to_s: int) -> list[dict[str, object]]:

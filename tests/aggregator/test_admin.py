@@ -120,6 +120,9 @@ def test_ids_that_are_none_are_422(house: House, vm_id: str) -> None:
         ("/v1/vms/a?x=1", "x"),
         ("/v1/live?since=-1", "since"),
         ("/v1/live?since=soon", "since"),
+        ("/v1/live?limit=0", "limit"),
+        ("/v1/live?vm=../x", "vm"),
+        ("/v1/live?after=A", "after"),
         ("/v1/vms/a/samples?from=10&to=10", "from"),
         ("/v1/vms/a/samples?from=20&to=10", "from"),
         ("/v1/vms/a/samples?from=0&to=34560001", "from"),
@@ -236,10 +239,18 @@ def test_live_comes_from_memory(house: House) -> None:
     answer = house.ask("GET", "/v1/live?since=7").json
     assert answer == {
         "now_s": NOW_S,
+        "next": None,
         "vms": [{"vm": "a", "last_seen_s": 5.0, "skew_s": 0.1, "flags": [], "samples": []}],
     }
     house.ask("GET", "/v1/live")
     assert house.since == [7, 0]
+
+
+def test_live_comes_in_pages(house: House) -> None:
+    """`limit` asks for one more than it gives, to know of a next page; `vm` and `after` reach the source."""
+    assert house.ask("GET", "/v1/live?limit=1").json["next"] is None
+    assert house.ask("GET", "/v1/live?vm=a&after=b&limit=10000").status == 200
+    assert house.pages == [{"vm": None, "after": "", "limit": 2}, {"vm": "a", "after": "b", "limit": 10_001}]
 
 
 def test_a_flush_is_answered_when_it_is_done(house: House) -> None:

@@ -203,6 +203,18 @@ def test_news_of_the_clock_are_of_the_push_that_came_last() -> None:
     assert buffer.newest_received_s == NOW_S + 2.5
 
 
+def test_live_gives_pages_by_id_and_single_vms() -> None:
+    """Pages follow each other without a gap or a VM twice; one VM alone is found at once."""
+    buffer = Buffer(max_rows=MAX_ROWS)
+    for vm in ("c", "a", "b"):
+        buffer.add(push(vm, TS, boot=f"boot-{vm}"), NOW_S)
+    first = buffer.live(0.0, limit=2)
+    assert [(one["vm"], one["boot"]) for one in first] == [("a", "boot-a"), ("b", "boot-b")]
+    assert [one["vm"] for one in buffer.live(0.0, after="b", limit=2)] == ["c"]
+    assert [one["vm"] for one in buffer.live(0.0, vm="b")] == ["b"]
+    assert buffer.live(0.0, vm="d") == buffer.live(NOW_S + 1, vm="b") == []
+
+
 def test_live_leaves_out_those_silent_since() -> None:
     """`since` is compared with when a VM was last heard of; flags are in the words of the fleet database."""
     buffer = Buffer(max_rows=MAX_ROWS)

@@ -352,7 +352,7 @@ def test_forget_asks_the_running_aggregator(shell: Shell) -> Generator[Any, Any,
     forgotten: list[str] = []
     sources = AdminSources(
         catalogue=Catalogue(engine),
-        live=lambda _since: [],
+        live=lambda _since, *, vm=None, after="", limit=None: [],
         samples=lambda _vm, _from, _to: [],
         buffered=lambda _vm: [],
         flush=lambda _all_figures: succeed({}),
