@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
-import sqlite3
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -17,12 +15,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TextIO
 
-from agent.settings import ConfigError, parse_text
+from agent.settings import parse_text
 from reports.commands import COMMANDS, Command, Surroundings
 from reports.config import ReportConfig, load_config
+from reports.program import flush, guarded, line_width
 from reports.report_cli import option
 
-DONE, FAILED, USAGE, UNREACHABLE = 0, 1, 2, 69
 _EXIT_CODES = "exit codes: 0 done, 1 failed, 2 usage or configuration, 69 the fleet database does not answer"
 
 
@@ -53,77 +51,14 @@ def main(
         clock=clock,
         out=out,
         err=err,
-        width=_width(environ, out),
+        width=line_width(environ, out),
         colour=out.isatty(),
         arguments=_source_arguments(options, environ),
     )
-    code = _guarded(lambda: command.run(options, _configure(options, environ), surroundings), err)
-    return code if code else _flush(out)
-
-
-def _guarded(run: Callable[[], int], err: TextIO) -> int:
-    try:
-        return run()
-    except BrokenPipeError:
-        # The reader has seen enough, as `| head` does.
-        return DONE
-    except ConfigError as error:
-        # A file that is locked is not a mistake in the settings.
-        cause = error.__cause__
-        return _fail(err, UNREACHABLE if _is_unreachable(cause) else USAGE, error)
-    except Exception as error:
-        import sqlalchemy.exc
-
-        from reports.fleet import FleetDamaged
-
-        if isinstance(error, FleetDamaged):
-            return _fail(err, FAILED, f"the fleet database cannot be used: {error}")
-        if not isinstance(error, sqlalchemy.exc.DBAPIError):
-            raise
-        if _is_unreachable(error):
-            return _fail(err, UNREACHABLE, f"the fleet database does not answer: {_first_line(error.orig)}")
-        return _fail(err, FAILED, f"the fleet database cannot be used: {_first_line(error.orig)}")
-
-
-def _is_unreachable(error: BaseException | None) -> bool:
-    import sqlalchemy.exc
-
-    return isinstance(error, sqlalchemy.exc.OperationalError) and _does_not_answer(error.orig)
-
-
-def _does_not_answer(error: BaseException | None) -> bool:
-    """Whether a driver's operational error means a database out of reach; SQLite reports much else as one too."""
-    if not isinstance(error, sqlite3.Error):
-        return True
-    # The lower byte is the kind, the rest tells details of it.
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    return code in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR}
-
-
-def _first_line(error: BaseException | None) -> str:
-    return next(iter(str(error).splitlines()), "no reason given")
-
-
-def _flush(out: TextIO) -> int:
-    try:
-        out.flush()
-    except BrokenPipeError:
-        # Python flushes stdout once more at exit: let it.
-        if out is sys.stdout:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())
-    return DONE
-
-
-def _fail(err: TextIO, code: int, problem: object) -> int:
-    print("\n".join(f"fallow-report: {line}" for line in str(problem).splitlines()), file=err)
-    return code
-
-
-def _width(environ: Mapping[str, str], out: TextIO) -> int | None:
-    columns = environ.get("COLUMNS", "")
-    if columns.isascii() and columns.isdigit() and int(columns):
-        return int(columns)
-    return shutil.get_terminal_size().columns if out.isatty() else None
+    code = guarded(
+        lambda: command.run(options, _configure(options, environ), surroundings), err, program="fallow-report"
+    )
+    return code if code else flush(out)
 
 
 def _configure(options: argparse.Namespace, environ: Mapping[str, str]) -> ReportConfig:

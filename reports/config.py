@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
 from agent.settings import (
@@ -24,6 +23,7 @@ from reports.fallow_policy import STRICTNESS
 from reports.own_policies import read_policies
 from reports.policies import DEFAULT_POLICY, POLICIES, find_policy
 from reports.policy import Policy
+from reports.program import refuse_open_password
 from reports.quantities import (
     parse_amount,
     parse_positive_amount,
@@ -169,13 +169,8 @@ def load_config(path: Path, *, base: ReportConfig) -> ReportConfig:
     Raises: ConfigError: unreadable, mistakes in it, or a password in it that others may read.
     """
     config = ReportConfig.parse(load_toml(path), source=str(path), base=base)
-    if config.fleet_url and config.fleet_url != base.fleet_url and _has_password(config.fleet_url):
-        mode = path.stat().st_mode
-        if mode & 0o077:
-            raise ConfigError(
-                f"{path}: report.fleet: holds a password, and others may read it "
-                f"(mode {mode & 0o777:04o}): run chmod 600 {path}"
-            )
+    if config.fleet_url != base.fleet_url:
+        refuse_open_password(path, config.fleet_url)
     return config
 
 
@@ -336,10 +331,3 @@ def _parse_currency(value: object) -> str:
     if text is None or len(text) > _MAX_CURRENCY_CHARS:
         raise ValueError(f"{value!r} is not a currency (such as EUR)")
     return text
-
-
-def _has_password(url: str) -> bool:
-    try:
-        return urlsplit(url).password is not None
-    except ValueError:
-        return True
