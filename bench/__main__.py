@@ -26,6 +26,9 @@ NAMES: Mapping[str, str] = {
     "report": "the top 20 of a large fleet, from the summaries",
     "pages": "the pages of a large fleet: the ranked list asked for in many ways, one VM with its charts",
     "verdicts": "every policy on recorded VMs: what it frees, and how much of that was used later",
+    "simulate": "the consolidation simulator against the published tables, our policy against the published ones",
+    "histories": "100,000 random histories of the controller: whatever it did that it never may",
+    "relief": "a plan that relieves hot hosts, by every planner: 500 VMs and 100,000",
     "kill": "kill -9 under load, again and again: what was acknowledged against what is stored",
 }
 

@@ -99,6 +99,9 @@ def on_doubt_of_a_move(now: Moment) -> Iterator[Refusal]:
     yield from clauses.stale_figures(now.scene, now.settings)
     if now.scene.match is None and now.scene.doubt is not None:
         yield now.refusal(Rule.ON_DOUBT, now.scene.doubt)
+    elif now.scene.match is None and not now.scene.readable:
+        # Its agent may be known, and say that it is pinned.
+        yield now.refusal(Rule.ON_DOUBT, "not all hypervisors answered, so that its agent is not known")
 
 
 # Rule 5: it does not touch the exempt.

@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = ("agent", "aggregator", "reports")
+PACKAGES = ("agent", "aggregator", "reports", "orchestrate")
 DESIGN = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
 # A row of the table: its first cell names one module or several.
 ROW = re.compile(r"^\| (`[^|]+) \|", re.MULTILINE)

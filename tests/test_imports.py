@@ -111,8 +111,8 @@ def test_no_module_imports_itself_through_others() -> None:
     assert set(order) == set(ours())
 
 
-# `fallow-report` has so many commands that what puts them together stands beside its `__main__`.
-ROOTS = {*(f"{package}.__main__" for package in PACKAGES), "reports.commands"}
+# Two programs have so many commands that what puts them together stands beside their `__main__`.
+ROOTS = {*(f"{package}.__main__" for package in PACKAGES), "reports.commands", "orchestrate.commands"}
 
 
 def test_only_a_root_imports_the_reactor_or_a_service() -> None:
