@@ -158,6 +158,28 @@ def migrate_if_new(engine: sa.Engine) -> None:
         check_revision(engine)
 
 
+def open_part(schema: Schema, url: str | None, data_dir: Path) -> sa.Engine:
+    """An engine for reading and writing the tables of one part, which it makes or brings up where need be.
+
+    The tables of the aggregator are for reading then: they are checked and left as they are. Connects.
+
+    Args: url: of SQLAlchemy; None is `fleet.db` in `data_dir`.
+
+    Raises:
+        ConfigError: there is no such database, it holds no fleet, or either schema is of another version of the
+            program and cannot be brought up here.
+        sqlalchemy.exc.OperationalError: the server of the database does not answer.
+    """
+    engine = open_fleet(url, data_dir, must_exist=True)
+    try:
+        check_revision(engine)
+        migrate(engine, schema)
+    except BaseException:
+        engine.dispose()
+        raise
+    return engine
+
+
 def migrate(engine: sa.Engine, schema: Schema = FLEET) -> None:
     """Brings the tables of `schema` to its head in one transaction, two processes at once included.
 

@@ -6,7 +6,7 @@ A match that is not the only one possible is none: it is told as a doubt, and no
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -56,19 +56,27 @@ class Matches:
     doubts: Mapping[VmRef, str]
 
 
-def match(fleet: Fleet, inventories: Sequence[Inventory], *, allow: Collection[Evidence] = ENOUGH) -> Matches:
+def match(
+    fleet: Fleet,
+    inventories: Sequence[Inventory],
+    *,
+    allow: Collection[Evidence] = ENOUGH,
+    unread: Collection[str] = (),
+) -> Matches:
     """Puts agents and VMs together.
 
-    Args: allow: what a match must be made by to be acted upon; the others are for people to see.
+    Args:
+        allow: what a match must be made by to be acted upon; the others are for people to see.
+        unread: drivers that have no inventory here because they did not answer.
     """
     vms = sorted((vm for inventory in inventories for vm in inventory.vms), key=lambda vm: (vm.ref, vm.host_id))
     sightings = [fleet.sightings[vm_id] for vm_id in sorted(fleet.sightings)]
     macs = _Ties(sightings, vms, Evidence.MAC)
     doubts = _twice(vms)
-    hidden = sorted(host_id for inventory in inventories for host_id in inventory.unreachable)
+    hidden = sorted({host_id for inventory in inventories for host_id in inventory.unreachable}.union(unread))
     found = _by_uuid(sightings, vms, doubts, macs, allow)
-    _add(found, doubts, macs, _mac_doubt(hidden, allow))
-    _add(found, doubts, _Ties(sightings, vms, Evidence.ADDRESS), "matched by its address alone")
+    _add(found, doubts, macs, lambda sighting, vm: _mac_doubt(sighting, vm, hidden, allow))
+    _add(found, doubts, _Ties(sightings, vms, Evidence.ADDRESS), lambda _sighting, _vm: "matched by its address alone")
     return Matches(by_ref=found, by_vm_id={one.vm_id: one for one in found.values()}, doubts=doubts)
 
 
@@ -134,15 +142,25 @@ def _by_uuid(
     return found
 
 
-def _mac_doubt(hidden: Sequence[str], allow: Collection[Evidence]) -> str | None:
+def _mac_doubt(sighting: Sighting, vm: Vm, hidden: Sequence[str], allow: Collection[Evidence]) -> str | None:
     if Evidence.MAC not in allow:
         return "matched by its MAC alone"
     if hidden:
         return f"matched by its MAC, which may be there once more: {listed_words(hidden)} did not answer"
+    # A guest says what its MACs are, and its neighbours' are no secret. Whose it is was said by whoever gave it the
+    # token to enrol with: nobody can speak for a VM that is not their own.
+    if sighting.owner is None or sighting.owner != vm.owner:
+        whose = [owner or "nobody that is known" for owner in (sighting.owner, vm.owner)]
+        return f"matched by its MAC, and its agent's owner is {whose[0]}, its hypervisor's {whose[1]}"
     return None
 
 
-def _add(found: dict[VmRef, Match], doubts: dict[VmRef, str], ties: _Ties, doubt: str | None) -> None:
+def _add(
+    found: dict[VmRef, Match],
+    doubts: dict[VmRef, str],
+    ties: _Ties,
+    doubt_of: Callable[[Sighting, Vm], str | None],
+) -> None:
     """Adds the pairs that nothing else fits, and to `doubts` the VMs for which there are several agents or VMs."""
     taken = {one.vm_id for one in found.values()}
     for ref, agents in sorted(ties.agents_of.items(), key=lambda item: item[0]):
@@ -155,7 +173,8 @@ def _add(found: dict[VmRef, Match], doubts: dict[VmRef, str], ties: _Ties, doubt
             continue
         ((vm_id, sighting),) = agents.items()
         taken.add(vm_id)
-        found[ref] = _match(sighting, ties.vms_of[vm_id][ref], ties.evidence, doubt)
+        vm = ties.vms_of[vm_id][ref]
+        found[ref] = _match(sighting, vm, ties.evidence, doubt_of(sighting, vm))
 
 
 def _fits_words(evidence: Evidence, agents: int, vms: int) -> str:

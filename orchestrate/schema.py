@@ -6,7 +6,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from aggregator.fleet_db import Schema, check_revision, has_tables, migrate, open_fleet
+from aggregator.fleet_db import Schema, has_tables, open_part
 from orchestrate.tables import metadata
 
 ORCHESTRATE = Schema(
@@ -21,27 +21,11 @@ ORCHESTRATE = Schema(
 
 
 def open_orchestrate_db(url: str | None, data_dir: Path) -> sa.Engine:
-    """An engine for reading and writing the controller's own tables, which it makes or brings up where need be.
+    """An engine for reading and writing the controller's own tables: as `aggregator.fleet_db.open_part`.
 
-    The tables of the aggregator are for reading: they are checked and left as they are. Connects. A commit of this
-    engine is on disk when it returns: SQLite syncs at each, PostgreSQL as `SqlRecords` asks it to.
-
-    Args:
-        url: of SQLAlchemy; None is `fleet.db` in `data_dir`.
-
-    Raises:
-        ConfigError: there is no such database, it holds no fleet, or either schema is of another version of the
-            program and cannot be brought up here.
-        sqlalchemy.exc.OperationalError: the server of the database does not answer.
+    A commit of this engine is on disk when it returns: SQLite syncs at each, PostgreSQL as `SqlRecords` asks it to.
     """
-    engine = open_fleet(url, data_dir, must_exist=True)
-    try:
-        check_revision(engine)
-        migrate(engine, ORCHESTRATE)
-    except BaseException:
-        engine.dispose()
-        raise
-    return engine
+    return open_part(ORCHESTRATE, url, data_dir)
 
 
 def has_orchestrate_tables(connection: sa.Connection) -> bool:

@@ -6,9 +6,8 @@ Twisted, APScheduler and the rest load when it runs, so that `--help` stays ligh
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from agent.settings import ConfigError
 from orchestrate.cli_parts import PROGRAM
@@ -17,6 +16,7 @@ from reports.program import DONE, FAILED
 
 if TYPE_CHECKING:
     from orchestrate.config import OrchestrateConfig
+    from reports.daemon import Startable
 
 _EXAMPLES = """\
 examples:
@@ -24,18 +24,6 @@ examples:
   fallow-orchestrate watch --config orchestrate.toml --once    one turn, and its words
   fallow-orchestrate status                                what the last turn did
 """
-
-
-class Startable(Protocol):
-    """`orchestrate.service.WatchService`, as this module uses it."""
-
-    async def start(self) -> str | None:
-        """Begins; returns the address of the owners' pages."""
-        ...
-
-    async def stop(self) -> None:
-        """Ends everything that runs."""
-        ...
 
 
 def add_watch_options(parser: argparse.ArgumentParser) -> None:
@@ -64,7 +52,7 @@ def run_watch(
     around: Surroundings,
     *,
     reactor: Any,
-    make_service: Callable[[Callable[[str], None]], Startable],
+    make_service: Callable[[Callable[[str], None]], Startable[str | None]],
 ) -> int:
     """Watches until SIGTERM or SIGINT; returns the exit code.
 
@@ -74,42 +62,13 @@ def run_watch(
 
     Raises: ConfigError: nothing to watch; as `orchestrate.control.open_control`.
     """
-    import logging  # noqa: PLC0415
-
-    from twisted.internet.defer import Deferred  # noqa: PLC0415
-    from twisted.internet.error import CannotListenError  # noqa: PLC0415
-    from twisted.logger import globalLogBeginner, textFileLogObserver  # noqa: PLC0415
-    from twisted.python.failure import Failure  # noqa: PLC0415
+    from reports.daemon import run_service  # noqa: PLC0415
 
     if not config.drivers:
         raise ConfigError("no hypervisors: the configuration has no [[orchestrate.drivers]] (--config FILE)")
-    err, status = around.err, DONE
 
-    def say(line: str) -> None:
-        print(f"{PROGRAM}: {line}", file=err, flush=True)
-
-    # It would count on the wall clock: set back by a day, every timer would stand still for a day.
-    reactor.seconds = time.monotonic
-    service = make_service(say)
-    observers: list[Any] = [textFileLogObserver(err)]
-    globalLogBeginner.beginLoggingTo(observers, redirectStandardIO=False)
-    logging.basicConfig(stream=err, level=logging.WARNING)
-
-    def failed(failure: Failure) -> None:
-        nonlocal status
-        status = FAILED
-        value = failure.value
-        say(str(value) if isinstance(value, CannotListenError | OSError) else f"cannot start: {failure}")
-        reactor.stop()
-
-    def started(address: str | None) -> None:
+    def started(address: str | None, say: Callable[[str], None]) -> None:
         say(f"watching; a turn every {config.owners.watch.every_s:g} s")
         say(f"owners' pages on {address}" if address else "no owners' pages: [orchestrate.links] has no url")
 
-    def begin() -> None:
-        Deferred.fromCoroutine(service.start()).addCallbacks(started, failed)
-
-    reactor.callWhenRunning(begin)
-    reactor.addSystemEventTrigger("before", "shutdown", lambda: Deferred.fromCoroutine(service.stop()))
-    reactor.run()
-    return status
+    return run_service(make_service, started, program=PROGRAM, err=around.err, reactor=reactor)

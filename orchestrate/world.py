@@ -133,7 +133,7 @@ def make_world(
         inventories=tuple(inventories),
         unread=unread or {},
         vms={vm.ref: vm for inventory in inventories for vm in inventory.vms},
-        matches=match(fleet, inventories, allow=allow),
+        matches=match(fleet, inventories, allow=allow, unread=tuple(unread or ())),
         outside=outside or {},
         capabilities=capabilities,
         entries=entries or {},

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from aggregator.fleet_db import Schema, check_revision, has_tables, migrate, open_fleet
+from aggregator.fleet_db import Schema, has_tables, open_part
 from reports.tables import metadata
 
 REPORT = Schema(
@@ -21,26 +21,8 @@ REPORT = Schema(
 
 
 def open_report_db(url: str | None, data_dir: Path) -> sa.Engine:
-    """An engine for reading and writing the report's own tables, which it makes or brings up where need be.
-
-    The tables of the aggregator are for reading: they are checked and left as they are. Connects.
-
-    Args:
-        url: of SQLAlchemy; None is `fleet.db` in `data_dir`.
-
-    Raises:
-        ConfigError: there is no such database, it holds no fleet, or either schema is of another version of the
-            program and cannot be brought up here.
-        sqlalchemy.exc.OperationalError: the server of the database does not answer.
-    """
-    engine = open_fleet(url, data_dir, must_exist=True)
-    try:
-        check_revision(engine)
-        migrate(engine, REPORT)
-    except BaseException:
-        engine.dispose()
-        raise
-    return engine
+    """An engine for reading and writing the report's own tables: as `aggregator.fleet_db.open_part`."""
+    return open_part(REPORT, url, data_dir)
 
 
 def has_report_tables(connection: sa.Connection) -> bool:

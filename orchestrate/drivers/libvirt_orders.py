@@ -127,7 +127,10 @@ class Work:
         return False
 
     def _error(self, error: Any) -> DriverError:
-        return translated(error, host_id=self.vm.host_id, uuid=self.order.uuid)
+        """Of an order that has ended and changed nothing, which both its hosts say."""
+        found = translated(error, host_id=self.vm.host_id, uuid=self.order.uuid)
+        # What broke or was busy is between the hosts: "cannot be asked" would leave open whether the order goes on.
+        return Refused(str(found), host_id=found.host_id, uuid=found.uuid) if found.retryable else found
 
     def _unknown(self, error: Any) -> OutcomeUnknown:
         host_id = self.vm.host_id

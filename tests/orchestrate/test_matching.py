@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrate.inventory import Vm, VmRef
 from orchestrate.matching import MAY_BE_ENOUGH, Evidence, Matches, match
 from orchestrate.sighting import Fleet, Sighting
+from orchestrate.world import make_world
 from tests.orchestrate.worlds import NOW_S, inventory, ref, sighting, uuid, vm
 
 MAC, OTHER_MAC = "52:54:00:00:00:01", "52:54:00:00:00:02"
@@ -77,7 +79,7 @@ def test_a_card_of_nobody_does_not_speak_against_a_uuid() -> None:
 
 def test_a_mac_is_enough_only_where_the_settings_say_so() -> None:
     """Without that the match is told and never acted upon."""
-    agents, vms = [sighting(vm_id="cloud-7", macs=(MAC,))], [vm(macs=(MAC,))]
+    agents, vms = [sighting(vm_id="cloud-7", macs=(MAC,))], [vm(macs=(MAC,), owner="ann")]
     assert matched(agents, vms).by_ref[ref()].doubt == "matched by its MAC alone"
     one = matched(agents, vms, mac=True).by_ref[ref()]
     assert (one.by, one.doubt) == (Evidence.MAC, None)
@@ -101,6 +103,35 @@ def test_a_mac_may_be_there_once_more_on_a_host_that_is_silent() -> None:
     agents, vms = [sighting(vm_id="a", macs=(MAC,))], [vm(macs=(MAC,))]
     doubt = matched(agents, vms, mac=True, unreachable={"hv9": "timed out"}).by_ref[ref()].doubt
     assert doubt == "matched by its MAC, which may be there once more: hv9 did not answer"
+
+
+def test_a_mac_may_be_there_once_more_at_a_site_that_is_silent() -> None:
+    """A driver that did not answer at all hides more than one whose hosts did not."""
+    fleet = Fleet(read_s=NOW_S, sightings={"a": sighting(vm_id="a", macs=(MAC,))}, live=True)
+    inventories = [inventory([vm(macs=(MAC,))])]
+    made = make_world(
+        now_s=NOW_S,
+        fleet=fleet,
+        inventories=inventories,
+        capabilities={},
+        allow=MAY_BE_ENOUGH,
+        unread={"far": "timed out"},
+    )
+    doubt = made.matches.by_ref[ref()].doubt
+    assert doubt == "matched by its MAC, which may be there once more: far did not answer"
+
+
+@pytest.mark.parametrize(
+    ("agents", "hypervisors"), [("eve", "ann"), ("eve", None), (None, "ann"), (None, None), ("Ann", "ann")]
+)
+def test_a_guest_that_claims_the_mac_of_anothers_vm_speaks_for_its_owners_vms_alone(
+    agents: str | None, hypervisors: str | None
+) -> None:
+    """MACs are what guests say; nothing is done to a VM unless both sides name one owner."""
+    hostile, victim = sighting(vm_id="a", owner=agents, macs=(MAC,)), vm(macs=(MAC,), owner=hypervisors)
+    doubt = matched([hostile], [victim], mac=True).by_ref[ref()].doubt
+    assert doubt is not None
+    assert doubt.startswith("matched by its MAC, and its agent's owner is ")
 
 
 def test_an_address_is_never_enough() -> None:

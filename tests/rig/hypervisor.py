@@ -9,6 +9,8 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil  # type: ignore[import-untyped]
+
 from tests.rig.confine import FILES, FOLDERS
 from tests.rig.lan import Lan
 from tests.rig.shell import ROOT, RigError, run, wait_for
@@ -150,6 +152,9 @@ class Hypervisor:
                 security_driver="none",
                 stdio_handler="file",
                 migration_host=host.address,
+                # A migration notices a cut cable after some seconds, not after half a minute.
+                keepalive_interval=1,
+                keepalive_count=4,
             )
             # Their mounts and device nodes would need what a container may lack.
             + "namespaces = []\n"
@@ -161,6 +166,8 @@ class Hypervisor:
             "group": _etc("group") + f"{_USER}:x:64055:\n",
         }
         (self._folder / "files/nothing").touch(mode=0o600)
+        # Without the CPU's lines; times of processes are counted from here.
+        (self._folder / "files/stat").write_text(f"btime {int(psutil.boot_time())}\n")
         for name in FILES:
             (self._folder / "files" / name).write_text(extra[name])
 

@@ -103,6 +103,7 @@ def _make_system(system: Path) -> None:
         (system / name).mkdir(parents=True, exist_ok=True)
     for name in ("bin", "sbin"):
         (system / name).mkdir(exist_ok=True)
+    (system / "var/run").symlink_to("/run")
     shutil.copy(_busybox(), system / "bin" / "busybox")
     for applet in _APPLETS:
         (system / "bin" / applet).symlink_to("busybox")

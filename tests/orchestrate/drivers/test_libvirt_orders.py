@@ -212,3 +212,13 @@ def test_words_name_host_vm_and_reason() -> None:
         work(Verb.SUSPEND, {}).run(FakeConnection(FakeDomain(FAILED)))
     with pytest.raises(Refused, match="hv1: operation failed: it was not to be"):
         work(Verb.SUSPEND, {"hv1": found(VmState.RUNNING)}).run(FakeConnection(FakeDomain(FAILED)))
+
+
+@pytest.mark.parametrize(
+    "error", [FakeLibvirtError("client socket is closed", code=38, domain=7), FakeLibvirtError("no lock", code=68)]
+)
+def test_an_order_that_ended_without_a_change_was_not_done_whatever_broke(error: FakeLibvirtError) -> None:
+    """A link between hosts that is cut, or a lock that was not had: nobody is left to think that it goes on."""
+    with pytest.raises(Refused) as raised:
+        work(Verb.MIGRATE_LIVE, {"hv1": found(VmState.RUNNING), "hv2": None}).run(FakeConnection(FakeDomain(error)))
+    assert (raised.value.acted, raised.value.retryable) == (False, False)
