@@ -9,7 +9,7 @@ from orchestrate.driver import Busy, DriverError, NotFound, Refused, Unreachable
 # Part of libvirt's ABI: codes (virErrorNumber) and the one domain that tells of connections (virErrorDomain).
 _NO_SUPPORT, _RPC, _NO_DOMAIN, _OPERATION_INVALID = 3, 39, 42, 55
 _AUTH_FAILED, _AUTH_CANCELLED, _AUTH_UNAVAILABLE = 45, 79, 94
-_OPERATION_TIMEOUT, _RESOURCE_BUSY = 68, 87
+_OPERATION_TIMEOUT, _OPERATION_UNSUPPORTED, _RESOURCE_BUSY = 68, 84, 87
 _FROM_RPC = 7
 
 _CONNECTION = frozenset({_RPC, _AUTH_FAILED, _AUTH_CANCELLED, _AUTH_UNAVAILABLE})
@@ -30,6 +30,11 @@ def is_busy(error: Any) -> bool:
 def says_no(error: Any) -> bool:
     """A libvirtError: this hypervisor does not tell that, or not now."""
     return error.get_error_code() in {_NO_SUPPORT, _OPERATION_INVALID}
+
+
+def is_arriving(error: Any) -> bool:
+    """A libvirtError, asked for a domain's job: it is being migrated to here, which its source alone tells about."""
+    return bool(error.get_error_code() == _OPERATION_UNSUPPORTED)
 
 
 def is_of_connection(error: Any) -> bool:

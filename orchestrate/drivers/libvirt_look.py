@@ -8,7 +8,7 @@ from typing import Any
 
 from orchestrate.driver import NotFound, Refused
 from orchestrate.drivers import libvirt_stats as stats_of
-from orchestrate.drivers.libvirt_errors import is_busy, is_gone, is_of_connection, says_no
+from orchestrate.drivers.libvirt_errors import is_arriving, is_busy, is_gone, is_of_connection, says_no
 from orchestrate.drivers.libvirt_settings import HostSettings
 from orchestrate.drivers.libvirt_xml import Described, parse_domain
 from orchestrate.inventory import Host, HostCounters, Shield, Vm, VmCounters, VmRef, VmState
@@ -124,7 +124,7 @@ class Look:
         try:
             job: Mapping[str, Any] = domain.jobStats(0)
         except self.library.libvirtError as error:
-            if is_busy(error):
+            if is_busy(error) or is_arriving(error):
                 return _SOME_JOB
             if says_no(error):
                 return {}

@@ -137,6 +137,8 @@ class Hypervisor:
                 listen_tls=0,
                 listen_tcp=1,
                 listen_addr=host.address,
+                keepalive_interval=2,
+                keepalive_count=3,
                 auth_tcp="none",
                 auth_unix_rw="none",
                 host_uuid=host.uuid,
@@ -152,9 +154,9 @@ class Hypervisor:
                 security_driver="none",
                 stdio_handler="file",
                 migration_host=host.address,
-                # A migration notices a cut cable after some seconds, not after half a minute.
-                keepalive_interval=1,
-                keepalive_count=4,
+                # A migration notices a cut cable after some seconds, not after half a minute; its target does first.
+                keepalive_interval=3,
+                keepalive_count=3,
             )
             # Their mounts and device nodes would need what a container may lack.
             + "namespaces = []\n"

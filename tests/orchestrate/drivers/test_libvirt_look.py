@@ -20,6 +20,7 @@ GONE = FakeLibvirtError("gone", code=42)
 NO_SUPPORT = FakeLibvirtError("not here", code=3)
 NOT_NOW = FakeLibvirtError("domain is not running", code=55)
 TIMED_OUT = FakeLibvirtError("cannot acquire state change lock", code=68)
+ARRIVING = FakeLibvirtError("migration statistics are available only on the source host", code=84)
 BROKEN = FakeLibvirtError("end of file", code=38, domain=7)
 
 
@@ -127,6 +128,7 @@ def looked(domain: FakeDomain) -> Found:
         (FakeDomain(job={"type": 2, "operation": 5}), VmState.CHANGING),
         (FakeDomain(job={"type": 2}), VmState.CHANGING),
         (FakeDomain(job=TIMED_OUT), VmState.CHANGING),
+        (FakeDomain(state=3, job=ARRIVING), VmState.CHANGING),
         (FakeDomain(control=(2, 0, 60_000)), VmState.UNKNOWN),
         (FakeDomain(control=(3, 1, 0)), VmState.UNKNOWN),
         (FakeDomain(state=5), VmState.OFF),

@@ -7,13 +7,14 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.settings import ConfigError
-from agent.shapes import DEFAULT_PROFILES, make_fleet, parse_profiles
+from agent.shapes import DEFAULT_PROFILES, Noise, make_fleet, parse_profiles
 from agent.simulate import identity
 from orchestrate.driver import (
     Busy,
@@ -467,6 +468,18 @@ def test_a_simulated_fleet_gets_a_park() -> None:
     assert len(park.hosts) >= 2
     with pytest.raises(ValueError, match="fit on no host"):
         park_for(fleet, host_mem_bytes=1 << 20)
+
+
+def test_a_simulated_fleet_is_seen_from_outside_as_its_agents_tell() -> None:
+    """Idle VMs: CPU and traffic of the hypervisor are about those of the agent, so that nobody disbelieves them."""
+    end_s, noise = 1_700_006_400, Noise(3)
+    fleet = make_fleet(parse_profiles("low=1"), vms=20, days=1.0, end_s=end_s, seed=3)
+    for vm, seen in zip(fleet, park_for(fleet).vms, strict=True):
+        told = [json.loads(text) for text in vm.samples(noise, end_s - 86_400, end_s)]
+        quiet = [each for each in told if each["cpu_busy_ratio"] < 0.1]
+        traffic = fmean(each["net_rx_bytes_per_s"] + each["net_tx_bytes_per_s"] for each in quiet)
+        assert 2 * seen.net_bytes_per_s == pytest.approx(traffic, rel=0.3, abs=500)
+        assert seen.cpu_ratio == pytest.approx(fmean(each["cpu_busy_ratio"] for each in quiet), abs=0.01)
 
 
 def test_the_kind_is_opened_from_settings(tmp_path: Path) -> None:
