@@ -1,6 +1,7 @@
 """The demo's driver: an aggregator, a real agent, a fleet; then the report, held against what the fleet did.
 
-`run_demo.sh` runs it. What is started and what must come out is decided in `bench.demo_plan`.
+After that the controller suspends the best of what is idle, on simulated hosts, and brings it back. `run_demo.sh` runs
+it. What is started and what must come out is decided in `bench.demo_plan` and `bench.demo_control_plan`.
 """
 
 from __future__ import annotations
@@ -18,11 +19,13 @@ from http.client import HTTPException
 from pathlib import Path
 
 from agent.identity import find_identities
+from bench.demo_control import Shown, begin_control, give_back, start_live_fleet, start_watch
 from bench.demo_plan import (
     ContractError,
     FleetCounts,
     Options,
     Places,
+    SimulatedTruth,
     agent_argv,
     aggregator_argv,
     disagreements,
@@ -47,7 +50,7 @@ FLEET_WITHIN_S = 6 * 3_600.0
 
 
 def say(line: str) -> None:
-    """A line for people; the report alone is on stdout."""
+    """A line for people; what our programs tell is on stdout."""
     print(line, file=sys.stderr, flush=True)
 
 
@@ -142,23 +145,47 @@ def run(options: Options, places: Places, programs: Programs) -> int:
     running = [aggregator, agent]
 
     begun_s = time.monotonic()
+    # Its history ends at the minute in which it starts.
     counts = run_fleet(options, places, programs, url, running)
+    truth = () if options.trace else read_manifest(places.manifest.read_text("utf-8"))
+    if truth:
+        running.append(start_live_fleet(options, places, programs, url, truth, time.monotonic() - begun_s))
     say("writing the stores and the summaries ...")
     flush(programs, doors, running)
     took_s = time.monotonic() - begun_s
 
+    # It looks at the fleet while the report is made.
+    telling = begin_control(options, places, programs, running, admin=doors.admin) if truth else None
     verdicts = report(options, places, programs)
-    truth = () if options.trace else read_manifest(places.manifest.read_text("utf-8"))
     wrong = disagreements(truth, verdicts)
     for line in wrong:
         say(f"WRONG {line}")
     say(summary(counts, took_s))
     if truth and not wrong:
         say(f"the verdicts on all {len(truth)} simulated VMs agree with what they did")
+    if telling is not None:
+        shown, turn = telling
+        wrong += end_control(options, shown, turn, truth)
     if options.keep:
         pages = open_pages(options, places, programs, doors, running)
         say(left_running(places, programs, doors, running, pages))
     return 1 if wrong else 0
+
+
+def end_control(options: Options, shown: Shown, turn: Program, truth: Sequence[SimulatedTruth]) -> list[str]:
+    """Has the controller take what is idle and bring it back; a line for everything that went wrong.
+
+    With --keep its service stays.
+    """
+    begun_s = time.monotonic()
+    wrong = give_back(shown, turn, truth)
+    for line in wrong:
+        say(f"WRONG {line}")
+    if not wrong:
+        say(f"exactly what was told and planned was suspended, and it is back ({time.monotonic() - begun_s:.1f} s)")
+    if options.keep:
+        say(f"the owners' pages are on {start_watch(shown)}")
+    return wrong
 
 
 def open_pages(options: Options, places: Places, programs: Programs, doors: Doors, running: list[Program]) -> str:
@@ -190,6 +217,7 @@ def left_running(places: Places, programs: Programs, doors: Doors, running: list
             f"  {programs.folder / 'fallow-report'} --config {places.report_config} --why",
             f"  {programs.folder / 'fallow-report'} compare --config {places.report_config}",
             f"  {programs.folder / 'fallow-aggregator'} vms list --data {places.data}",
+            f"  {programs.folder / 'fallow-orchestrate'} plan --config {places.home / 'orchestrate.toml'}",
             f'  curl -H "Authorization: Bearer $(cat {places.data / "admin.token"})" http://{doors.admin}/metrics',
             f"stop it with: kill {pids}",
         ]

@@ -30,8 +30,9 @@ TRACE_JOIN_USES = 10_000
 
 DESCRIPTION = """\
 Starts an aggregator, a real agent for this machine and a simulated fleet whose clock runs fast and
-ends at now; prints the ranked reclamation report and stops everything. Exit 1 when the report
-disagrees with what the simulated VMs did.
+ends at now; prints the ranked reclamation report. Then the controller suspends the best of what is
+idle, on simulated hypervisors, and brings it back; and everything is stopped. Exit 1 when the report
+disagrees with what the simulated VMs did, or other VMs were suspended than planned.
 """
 
 EXAMPLES = """\
@@ -196,8 +197,8 @@ def aggregator_argv(options: Options, places: Places) -> list[str]:
 
 
 def join_token_argv(options: Options, places: Places) -> list[str]:
-    """A join token for the fleet and for the agent of this machine."""
-    uses = TRACE_JOIN_USES if options.trace else options.vms
+    """A join token for the fleet, which enrols once more when it goes on live, and for the agent of this machine."""
+    uses = TRACE_JOIN_USES if options.trace else 2 * options.vms
     return ["fallow-aggregator", "join-token", "--data", str(places.data), "--uses", str(uses + 1), "--ttl", "1h"]
 
 

@@ -62,9 +62,11 @@ def _data_doubts(sighting: Sighting, settings: ReclaimSettings, now_s: float) ->
         skew = NOT_MEASURED if sighting.skew_s is None else duration_words(sighting.skew_s)
         yield f"its clock is off by {skew}, and {duration_words(settings.max_skew_s)} are allowed"
     newest = [("newest sample", sighting.newest_s), *(("newest minute", one.ts_s) for one in sighting.minutes[-1:])]
+    # A clock that goes ahead makes old samples look young.
+    ahead_s = max(-(sighting.skew_s or 0.0), 0.0)
     for what, at_s in newest:
-        if at_s is None or not is_fresh(at_s, settings, now_s):
-            age = "not known" if at_s is None else f"of {time_words(at_s)}, it is {time_words(now_s)}"
+        if at_s is None or not (is_fresh(at_s, settings, now_s) and is_fresh(at_s - ahead_s, settings, now_s)):
+            age = "not known" if at_s is None else f"of {time_words(at_s - ahead_s)}, it is {time_words(now_s)}"
             yield f"its {what} is {age}, and must be younger than {duration_words(settings.fresh_s)}"
 
 

@@ -15,7 +15,7 @@ from agent.settings import ConfigError
 from aggregator.fleet_db import open_fleet_read_only
 from orchestrate.checks import FreshChecks
 from orchestrate.config import OrchestrateConfig
-from orchestrate.database import SqlRecords
+from orchestrate.database import SqlRecords, check_clock
 from orchestrate.driver import Driver
 from orchestrate.drivers.registry import open_driver
 from orchestrate.executor import Executor, Result
@@ -72,8 +72,9 @@ class Control:
     def leading(self) -> Iterator[Lease]:
         """The lease, with what earlier ones left open settled as far as can be; given up at the end.
 
-        Raises: LeaseHeld; StaleLease: it was lost at once.
+        Raises: LeaseHeld; StaleLease: it was lost at once, or this machine's clock is wrong.
         """
+        check_clock(self.report_engine, now_s=self.clock())
         lease = self.records.acquire(self.holder, now_s=self.clock(), life_s=LEASE_LIFE_S)
         if lease is None:
             raise LeaseHeld(self.records.leader())

@@ -19,7 +19,7 @@ from orchestrate import audit_lines, leases, tables
 from orchestrate.audit import GENESIS, anchor_of, canonical, seal
 from orchestrate.audit_lines import Line
 from orchestrate.inventory import VmRef
-from orchestrate.outcomes import GIVES_BACK, resettled
+from orchestrate.outcomes import GIVES_BACK, is_order, resettled
 from orchestrate.plan import Plan, Step, decode_plan, decode_step, encode_plan, encode_step
 from orchestrate.records import (
     Action,
@@ -33,8 +33,10 @@ from orchestrate.records import (
     Run,
     Rung,
     Seen,
+    StaleLease,
 )
 from reports.verdicts import Verdict
+from reports.words import duration_words
 
 # A controller that was stopped midway must not hold up its successor: the server ends its transaction.
 _POSTGRES_STALLED = "10s"
@@ -51,6 +53,28 @@ _POSTGRES_SETTINGS = sa.select(
         True,
     ),
 )
+
+
+# Two controllers' clocks are then less apart than what is left of a lease that is renewed in time.
+MAX_CLOCK_APART_S = 30.0
+
+
+def check_clock(engine: sa.Engine, *, now_s: float) -> None:
+    """Leases end by the clocks of those who hold them: one that is wrong would take another's while it holds.
+
+    The database's clock is everybody's; a file of SQLite is on the machine of all that use it.
+
+    Raises: StaleLease: this machine's clock is too far from the database's to lead by.
+    """
+    if engine.dialect.name != "postgresql":
+        return
+    with engine.connect() as connection:
+        server_s = float(connection.scalar(sa.select(sa.func.extract("epoch", sa.func.clock_timestamp()))) or 0.0)
+    apart_s = now_s - server_s
+    if not abs(apart_s) <= MAX_CLOCK_APART_S:
+        where = "ahead of" if apart_s > 0 else "behind"
+        words = f"this machine's clock is {duration_words(abs(apart_s))} {where} the database's: it cannot lead"
+        raise StaleLease(words)
 
 
 class SqlRecords:
@@ -186,6 +210,11 @@ class SqlRecords:
 
     def actions_since(self, since_s: float) -> Sequence[Action]:
         return self._actions(tables.action.c.begun_s >= since_s)
+
+    def last_order(self, ref: VmRef) -> Action | None:
+        # As the canonical JSON of a step says it: hardly anybody asks, so that there is no column for it.
+        of_vm = tables.action.c.step.contains(f'"ref":{canonical(asdict(ref))}', autoescape=True)
+        return next((each for each in reversed(self._actions(of_vm)) if is_order(each)), None)
 
     def entries(self) -> Mapping[VmRef, Entry]:
         with reading(self._engine) as connection:

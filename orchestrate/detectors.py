@@ -289,8 +289,9 @@ class _OfRun(Protocol):
 
 def _by_length(detector: _OfRun, history: History, *, least: int) -> Judged:
     """Asks the rule once for each length of unbroken run that there is, and not for those below `least`."""
-    hosts, figures, _ = history.ratio.shape
-    rows = history.ratio.reshape(hosts * figures, -1)
+    hosts, figures, minutes = history.ratio.shape
+    # Where no host answers, numpy could not find out the length by itself.
+    rows = history.ratio.reshape(hosts * figures, minutes)
     ends, lengths = _runs(rows)
     hot = np.zeros(len(rows), np.bool_)
     value, limit = np.full(len(rows), np.nan), np.full(len(rows), np.nan)

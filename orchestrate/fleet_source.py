@@ -1,7 +1,7 @@
 """The agents' side of the fleet: verdicts out of the fleet database, the last minutes out of the aggregator. Blocking.
 
-Every VM is judged by what its summary says; only those that come out idle are explained and keep their minutes, so
-that a fleet of 100,000 fits in memory.
+Every VM is judged by what its summary says; only those that come out idle keep their minutes, and only those that a
+plan takes up are explained, so that a look at a fleet of 100,000 takes seconds and fits in memory.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ from typing import NamedTuple
 import sqlalchemy as sa
 
 from aggregator.fleet import vm as vms
+from aggregator.histogram import Floats
 from orchestrate.live_source import LiveSource, LiveVm
 from orchestrate.sighting import Figure, Fleet, Sighting
 from reports.admin_client import AdminUnavailable
-from reports.facts import DAY_S, Facts
+from reports.facts import DAY_S, Facts, Vm
 from reports.fleet import CHUNK_VMS, FleetDamaged, read_facts, snapshot
 from reports.fleet_report import read_vms
 from reports.judgement import Figure as ReportFigure
@@ -52,6 +53,15 @@ class Judging:
         return {policy.name: policy for policy in self.policies}[name]
 
 
+class _Columns(NamedTuple):
+    """Of many VMs, one row each; None is not known."""
+
+    days: Sequence[float | None]
+    coverage_ratio: Sequence[float | None]
+    newest_s: Sequence[float | None]
+    skew_s: Sequence[float | None]
+
+
 class _Addresses(NamedTuple):
     macs: tuple[str, ...] = ()
     ips: tuple[str, ...] = ()
@@ -77,10 +87,10 @@ def read_fleet(
     found = _judged(engine, judging, clock())
     problem = None
     try:
-        for vm_id, seen in live.read():
+        idle = {vm_id for vm_id, known in found.items() if all_minutes or known.verdict is Verdict.IDLE}
+        for vm_id, seen in live.read(idle):
             if (known := found.get(vm_id)) is not None:
-                with_minutes = all_minutes or known.verdict is Verdict.IDLE
-                found[vm_id] = _with_live(known, seen, with_minutes=with_minutes)
+                found[vm_id] = _with_live(known, seen)
     except AdminUnavailable as error:
         problem = error.reason
     return Fleet(read_s=clock(), sightings=found, live=problem is None, problem=problem)
@@ -97,10 +107,26 @@ def read_sighting(
     if sighting is None:
         return None
     seen = live.read_one(vm_id)
-    return sighting if seen is None else _with_live(sighting, seen, with_minutes=True)
+    return sighting if seen is None else _with_live(sighting, seen)
 
 
-def _with_live(sighting: Sighting, seen: LiveVm, *, with_minutes: bool) -> Sighting:
+def read_evidence(
+    engine: sa.Engine, sightings: Iterable[Sighting], judging: Judging, *, now_s: float
+) -> dict[str, Sighting]:
+    """The same VMs, by id, with what their verdicts rest on; those that are not idle stay as they are.
+
+    The fleet may have changed since they were seen: the later verdict holds.
+
+    Raises: as `read_fleet`.
+    """
+    found = {sighting.vm_id: sighting for sighting in sightings}
+    for policy, ids in _idle_batches(found.values(), judging):
+        for judgement in read_vms(engine, ids, policy, judging.settings, now_s):
+            found[judgement.vm.vm_id] = _with_evidence(found[judgement.vm.vm_id], judgement)
+    return found
+
+
+def _with_live(sighting: Sighting, seen: LiveVm) -> Sighting:
     """What memory knows better than the last flush."""
     known = [each for each in (sighting.newest_s, seen.newest_s) if each is not None]
     return replace(
@@ -109,14 +135,14 @@ def _with_live(sighting: Sighting, seen: LiveVm, *, with_minutes: bool) -> Sight
         skew_s=seen.skew_s,
         boot=seen.boot,
         flags=tuple(dict.fromkeys((*sighting.flags, *seen.flags))),
-        minutes=seen.minutes if with_minutes else (),
+        minutes=seen.minutes,
     )
 
 
 def _judged(
     engine: sa.Engine, judging: Judging, now_s: float, vm_ids: Sequence[str] | None = None
 ) -> dict[str, Sighting]:
-    """By id; with evidence where the verdict is idle."""
+    """By id, without evidence."""
     settings = judging.settings
     days, columns = judged_days(judging.policies, settings), judged_columns(judging.policies, settings)
     found: dict[str, Sighting] = {}
@@ -126,15 +152,13 @@ def _judged(
             kept = find_kept(facts, exemptions)
             by_policy = judge_by_all(facts, judging.policies, settings, now_s=now_s, exempt=kept)
             addresses = _read_addresses(connection, [vm.vm_id for vm in facts.vms])
+            columns_of = _columns(facts, settings)
             for row, vm in enumerate(facts.vms):
                 sightings = (
-                    _sighting(facts, row, settings, policy, judged, kept.get(vm.vm_id), addresses.get(vm.vm_id))
+                    _sighting(vm, row, columns_of, policy, judged, kept.get(vm.vm_id), addresses.get(vm.vm_id))
                     for policy, judged in zip(judging.policies, by_policy, strict=True)
                 )
                 found[vm.vm_id] = _chosen(sightings, judging)
-    for policy, ids in _idle_batches(found.values(), judging):
-        for judgement in read_vms(engine, ids, policy, settings, now_s):
-            found[judgement.vm.vm_id] = _with_evidence(found[judgement.vm.vm_id], judgement)
     return found
 
 
@@ -147,18 +171,27 @@ def _chosen(sightings: Iterator[Sighting], judging: Judging) -> Sighting:
     return {sighting.policy: sighting for sighting in sightings}[name]
 
 
+def _columns(facts: Facts, settings: Settings) -> _Columns:
+    window = facts.windows.get(settings.window_days)
+    return _Columns(
+        days=_known((facts.newest_s - facts.oldest_s) / DAY_S),
+        coverage_ratio=[None] * len(facts.vms) if window is None else _known(window.coverage_ratio),
+        newest_s=_known(facts.newest_s),
+        skew_s=_known(facts.skew_s),
+    )
+
+
 def _sighting(
-    facts: Facts,
+    vm: Vm,
     row: int,
-    settings: Settings,
+    columns: _Columns,
     policy: Policy,
     judged: Judged,
     kept: str | None,
     addresses: _Addresses | None,
 ) -> Sighting:
     """A VM without evidence."""
-    vm, cause = facts.vms[row], judged.cause(row)
-    window = facts.windows.get(settings.window_days)
+    cause = judged.cause(row)
     macs, ips = addresses or _Addresses()
     return Sighting(
         vm_id=vm.vm_id,
@@ -174,17 +207,17 @@ def _sighting(
         sentence=cause.words,
         score=float(judged.score[row]),
         confidence_ratio=float(judged.confidence_ratio[row]),
-        days=_known((facts.newest_s[row] - facts.oldest_s[row]) / DAY_S),
-        coverage_ratio=None if window is None else _known(window.coverage_ratio[row]),
-        newest_s=_known(facts.newest_s[row]),
-        skew_s=_known(facts.skew_s[row]),
+        days=columns.days[row],
+        coverage_ratio=columns.coverage_ratio[row],
+        newest_s=columns.newest_s[row],
+        skew_s=columns.skew_s[row],
         kept=kept,
         flags=vm.flags,
     )
 
 
-def _known(value: float) -> float | None:
-    return None if math.isnan(value) else float(value)
+def _known(values: Floats) -> list[float | None]:
+    return [None if math.isnan(value) else value for value in values.tolist()]
 
 
 def _idle_batches(sightings: Iterable[Sighting], judging: Judging) -> Iterator[tuple[Policy, list[str]]]:
@@ -199,7 +232,7 @@ def _idle_batches(sightings: Iterable[Sighting], judging: Judging) -> Iterator[t
 
 
 def _with_evidence(sighting: Sighting, judgement: Judgement) -> Sighting:
-    """The same with what its verdict rests on. The fleet may have changed since: the later verdict holds."""
+    """The same with what its verdict rests on."""
     freed = known_savings(judgement)
     return replace(
         sighting,

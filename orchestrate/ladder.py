@@ -16,6 +16,7 @@ from orchestrate.plan import Mark, Step
 from orchestrate.records import RUNGS, Entry, Rung
 from orchestrate.world import Scene
 from reports.verdicts import Verdict
+from reports.words import time_words
 
 RUNG_OF: dict[Verb | Mark, Rung] = {
     Mark.MARK: Rung.MARK,
@@ -100,6 +101,8 @@ def entry_after(step: Step, before: Entry | None, *, vm_id: str, at_s: float, ru
         notified_s=at_s if rung is Rung.NOTIFY else None if known is None else known.notified_s,
         due_s=None if step.grace_s is None else at_s + step.grace_s,
         boot=step.expected.boot if known is None else known.boot,
+        # The step's owner is whom a notice went to; what takes leaves who was told as it is.
+        owner=(step.owner or "") if known is None or rung is Rung.NOTIFY else known.owner,
         run_id=run_id,
     )
 
@@ -123,13 +126,25 @@ def _reasons(scene: Scene, entry: Entry, vm: Vm, group: Group | None, settings: 
         yield f"another agent runs in it: {scene.match.vm_id}"
     if scene.sighting is not None:
         yield from (one.words for one in exempt(scene, group, settings, lasting_only=True))
+    if scene.sighting is not None and entry.owner is not None and (scene.owner or "") != entry.owner:
+        whose = [owner or "nobody that is known" for owner in (scene.owner, entry.owner)]
+        yield f"its owner is {whose[0]} now, and was {whose[1]} when the notice went out"
     left = _STATE_ON.get(entry.rung, VmState.RUNNING)
     if vm.state is not left and vm.state not in _UNSURE:
         yield f"it is {vm.state}, and was left {left}"
+    if left is VmState.SUSPENDED:
+        yield from _signs_of_life(scene, entry, settings)
     if left is VmState.RUNNING:
         yield from _signs_of_use(scene, entry, settings)
         if scene.sighting is not None and (group is None or group.name != entry.group):
             yield f"its group is {'none' if group is None else group.name} now, and was {entry.group}"
+
+
+def _signs_of_life(scene: Scene, entry: Entry, settings: ReclaimSettings) -> Iterator[str]:
+    """A VM that has told of itself since it was suspended was in use, and sleeps again by somebody else's will."""
+    newest_s = scene.sighting.newest_s if scene.sighting is not None else None
+    if newest_s is not None and newest_s > entry.since_s + settings.max_skew_s:
+        yield f"it ran at {time_words(newest_s)}, after it was suspended"
 
 
 def _signs_of_use(scene: Scene, entry: Entry, settings: ReclaimSettings) -> Iterator[str]:
@@ -141,5 +156,7 @@ def _signs_of_use(scene: Scene, entry: Entry, settings: ReclaimSettings) -> Iter
         yield f"it is not idle: {sighting.verdict.value} ({sighting.cause})"
     if (use := in_use(sighting, settings)) is not None:
         yield use
-    if entry.boot is not None and sighting.boot is not None and sighting.boot != entry.boot:
+    if sighting.boot is not None and entry.boot is None:
+        yield "whether it started anew since it was marked is not known"
+    elif sighting.boot is not None and sighting.boot != entry.boot:
         yield "it started anew since it was marked"

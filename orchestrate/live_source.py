@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 from urllib.parse import urlencode
@@ -58,14 +58,16 @@ class LiveSource:
         self._door = door
         self._clock = clock
 
-    def read(self) -> Iterator[tuple[str, LiveVm]]:
+    def read(self, with_minutes: Container[str] | None = None) -> Iterator[tuple[str, LiveVm]]:
         """Every VM in memory, by id, a page at a time.
+
+        Args: with_minutes: ids of VMs whose minutes are wanted, the others have none; None: all of them.
 
         Raises: AdminUnavailable: no answer that can be used, or the two clocks are apart.
         """
         after: str | None = ""
         while after is not None:
-            page, after = self._page({"after": after, "limit": PAGE_VMS})
+            page, after = self._page({"after": after, "limit": PAGE_VMS}, with_minutes)
             yield from page
 
     def read_one(self, vm_id: str) -> LiveVm | None:
@@ -73,7 +75,9 @@ class LiveSource:
         page, _ = self._page({"vm": vm_id})
         return dict(page).get(vm_id)
 
-    def _page(self, query: Mapping[str, str | int]) -> tuple[list[tuple[str, LiveVm]], str | None]:
+    def _page(
+        self, query: Mapping[str, str | int], with_minutes: Container[str] | None = None
+    ) -> tuple[list[tuple[str, LiveVm]], str | None]:
         answer = self._door.get(f"/v1/live?{urlencode(query)}")
         if answer.status == _UNKNOWN_PARAMETER:
             # An older aggregator knows no pages: it gives everything at once.
@@ -82,11 +86,13 @@ class LiveSource:
             raise AdminUnavailable(f"{self._door.place} answered {answer.status} to /v1/live")
         document = self._door.decoded(answer)
         try:
-            return self._parsed(document)
+            return self._parsed(document, with_minutes)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise AdminUnavailable(f"{self._door.place} told of its VMs in a way that cannot be read") from error
 
-    def _parsed(self, document: Any) -> tuple[list[tuple[str, LiveVm]], str | None]:
+    def _parsed(
+        self, document: Any, with_minutes: Container[str] | None
+    ) -> tuple[list[tuple[str, LiveVm]], str | None]:
         apart_s = float(document["now_s"]) - self._clock()
         if abs(apart_s) > MAX_CLOCKS_APART_S:
             ahead = "ahead of" if apart_s > 0 else "behind"
@@ -96,19 +102,22 @@ class LiveSource:
         after = document.get("next")
         if after is not None and not isinstance(after, str):
             raise ValueError("next is no id")
-        return [(str(each["vm"]), _live_vm(each)) for each in document["vms"]], after
+        vms = ((str(each["vm"]), each) for each in document["vms"])
+        return [
+            (vm_id, _live_vm(each, with_minutes=with_minutes is None or vm_id in with_minutes)) for vm_id, each in vms
+        ], after
 
 
-def _live_vm(each: Mapping[str, Any]) -> LiveVm:
-    minutes = parse_minutes(each["samples"])
+def _live_vm(each: Mapping[str, Any], *, with_minutes: bool) -> LiveVm:
+    samples = each["samples"]
     boot = each.get("boot")
     return LiveVm(
         received_s=float(each["last_seen_s"]),
-        newest_s=minutes[-1].ts_s if minutes else None,
+        newest_s=max((float(sample["ts"]) for sample in samples), default=None),
         skew_s=float(each["skew_s"]),
         flags=tuple(map(str, each["flags"])),
         boot=str(boot) if boot else None,
-        minutes=minutes,
+        minutes=parse_minutes(samples) if with_minutes else (),
     )
 
 

@@ -26,6 +26,7 @@ class Evidence(StrEnum):
 # What is enough to act upon unless the settings say more. An address never is: it is given anew.
 ENOUGH = frozenset({Evidence.UUID})
 MAY_BE_ENOUGH = frozenset({Evidence.UUID, Evidence.MAC})
+_NO_VALUES: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +70,7 @@ def match(
         allow: what a match must be made by to be acted upon; the others are for people to see.
         unread: drivers that have no inventory here because they did not answer.
     """
-    vms = sorted((vm for inventory in inventories for vm in inventory.vms), key=lambda vm: (vm.ref, vm.host_id))
+    vms = sorted((vm for inventory in inventories for vm in inventory.vms), key=_place)
     sightings = [fleet.sightings[vm_id] for vm_id in sorted(fleet.sightings)]
     macs = _Ties(sightings, vms, Evidence.MAC)
     doubts = _twice(vms)
@@ -78,6 +79,11 @@ def match(
     _add(found, doubts, macs, lambda sighting, vm: _mac_doubt(sighting, vm, hidden, allow))
     _add(found, doubts, _Ties(sightings, vms, Evidence.ADDRESS), lambda _sighting, _vm: "matched by its address alone")
     return Matches(by_ref=found, by_vm_id={one.vm_id: one for one in found.values()}, doubts=doubts)
+
+
+def _place(vm: Vm) -> tuple[str, str, str]:
+    # Plain texts: a park has many VMs, and they are compared with each other many times.
+    return (vm.ref.driver, vm.ref.uuid, vm.host_id)
 
 
 class _Ties:
@@ -189,11 +195,13 @@ def _match(sighting: Sighting, vm: Vm, by: Evidence, doubt: str | None) -> Match
 def _agreement(sighting: Sighting, vm: Vm) -> tuple[Evidence, ...]:
     agrees = [Evidence.UUID] if sighting.vm_id.lower() == vm.ref.uuid else []
     agrees += [
-        evidence for evidence in (Evidence.MAC, Evidence.ADDRESS) if _values(sighting, evidence) & _values(vm, evidence)
+        evidence
+        for evidence in (Evidence.MAC, Evidence.ADDRESS)
+        if not _values(sighting, evidence).isdisjoint(_values(vm, evidence))
     ]
     return tuple(agrees)
 
 
 def _values(side: Sighting | Vm, evidence: Evidence) -> frozenset[str]:
     values = side.macs if evidence is Evidence.MAC else side.addresses
-    return frozenset(value.lower() for value in values)
+    return frozenset(map(str.lower, values)) if values else _NO_VALUES

@@ -12,7 +12,7 @@ from orchestrate import audit_lines, leases
 from orchestrate.audit import GENESIS, anchor_of, canonical, seal
 from orchestrate.audit_lines import Line
 from orchestrate.inventory import VmRef
-from orchestrate.outcomes import GIVES_BACK, resettled
+from orchestrate.outcomes import GIVES_BACK, is_order, resettled
 from orchestrate.plan import Plan, Step
 from orchestrate.records import (
     Action,
@@ -154,6 +154,9 @@ class MemoryRecords:
 
     def actions_since(self, since_s: float) -> Sequence[Action]:
         return [action for action in self._actions if action.begun_s >= since_s]
+
+    def last_order(self, ref: VmRef) -> Action | None:
+        return next((each for each in reversed(self._actions) if each.step.ref == ref and is_order(each)), None)
 
     def entries(self) -> Mapping[VmRef, Entry]:
         return dict(self._entries)

@@ -15,7 +15,10 @@ from reports.words import count_words, number
 
 # A VM that was not heard of for longer fell silent before, and a verdict that is older is no comparison.
 MEMORY_S = 86_400.0
+# What changes within this time changes at once, however often somebody looks meanwhile.
+AT_ONCE_S = 1_800.0
 _OURS = frozenset({Verb.SUSPEND, Verb.STOP})
+_WAKE = frozenset({Verb.RESUME, Verb.START})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,15 +42,27 @@ def look(world: World, settings: ReclaimSettings) -> Outage:
     words = tuple(_problems(world, settings))
     if words:
         return Outage(refusals=tuple(Refusal(rule=Rule.IN_OUTAGE, words=each) for each in words), seen=None)
-    seen = {vm_id: Seen(verdict=one.verdict, seen_s=world.now_s) for vm_id, one in world.fleet.sightings.items()}
+    seen = {
+        vm_id: _remembered(world.seen.get(vm_id), Seen(verdict=one.verdict, seen_s=world.now_s))
+        for vm_id, one in world.fleet.sightings.items()
+    }
     return Outage(refusals=(), seen=seen)
+
+
+def _remembered(before: Seen | None, now: Seen) -> Seen:
+    """A verdict that has just changed is compared with the one before for a while: looks that follow each other closely
+    would each see a few that changed, and none would see them all.
+    """
+    if before is None or before.verdict is now.verdict or not 0 <= now.seen_s - before.seen_s < AT_ONCE_S:
+        return now
+    return before
 
 
 def _problems(world: World, settings: ReclaimSettings) -> Iterator[str]:
     if not world.fleet.live:
         yield f"the aggregator tells no newest samples: {world.fleet.problem or 'it did not answer'}"
         return
-    asleep = _put_to_sleep(world)
+    asleep = _put_to_sleep(world, settings)
     newest = {
         vm_id: one.newest_s
         for vm_id, one in world.fleet.sightings.items()
@@ -76,15 +91,20 @@ def _too_many(count: int, of: int, what: str, settings: ReclaimSettings) -> Iter
         yield f"{count:,} of {of:,} VMs {what}: {share}, and more than {limit} at once is an outage of monitoring"
 
 
-def _put_to_sleep(world: World) -> frozenset[str]:
-    """Agents whose VM is off or suspended, by its hypervisor's word and by our own records."""
+def _put_to_sleep(world: World, settings: ReclaimSettings) -> frozenset[str]:
+    """Agents whose VM is off or suspended by its hypervisor's word and our records, or was until just now."""
     refs = {ref for ref, entry in world.entries.items() if entry.rung in {Rung.SUSPEND, Rung.STOP}}
-    refs |= {
-        action.step.ref for action in world.actions if action.step.verb in _OURS and action.outcome is Outcome.DONE
+    done = [action for action in world.actions if action.outcome is Outcome.DONE]
+    refs |= {action.step.ref for action in done if action.step.verb in _OURS}
+    # Woken a moment ago, as before a stop: its agent has had no time to tell of itself.
+    woken = {
+        action.step.ref
+        for action in done
+        if action.step.verb in _WAKE and abs(world.now_s - action.begun_s) < settings.fresh_s
     }
     return frozenset(
         found.vm_id
-        for ref in refs
+        for ref in refs | woken
         if (found := world.matches.by_ref.get(ref)) is not None
-        and world.vms[ref].state in {VmState.SUSPENDED, VmState.OFF}
+        and (ref in woken or world.vms[ref].state in {VmState.SUSPENDED, VmState.OFF})
     )

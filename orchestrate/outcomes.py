@@ -35,6 +35,11 @@ def is_done(step: Step, live: Vm) -> bool:
     return not step.verb.is_migration or live.host_id == step.target_host_id
 
 
+def is_order(action: Action) -> bool:
+    """Whether it reached a hypervisor, or may have."""
+    return isinstance(action.step.verb, Verb) and action.outcome not in {Outcome.FAILED, Outcome.SKIPPED}
+
+
 def judge(step: Step, live: Vm, *, ended: bool) -> tuple[Outcome, str]:
     """What became of an order, by the VM as it is now.
 

@@ -31,21 +31,20 @@ def between(before: VmCounters, after: VmCounters) -> Outside | None:
     span_s = after.at_s - before.at_s
     if span_s <= 0 or before.host_id != after.host_id:
         return None
-    pairs = {
-        "cpu": ((before.cpu_s,), (after.cpu_s,)),
-        "net": ((before.net_rx_bytes, before.net_tx_bytes), (after.net_rx_bytes, after.net_tx_bytes)),
-        "disk": ((before.disk_read_bytes, before.disk_write_bytes), (after.disk_read_bytes, after.disk_write_bytes)),
-    }
-    rates: dict[str, float | None] = {}
-    for name, (old, new) in pairs.items():
-        grown = [late - early for early, late in zip(old, new, strict=True) if early is not None and late is not None]
-        if any(each < 0 for each in grown):
-            return None
-        rates[name] = sum(grown) / span_s if len(grown) == len(old) else None
+    cpu_s = _grown(before.cpu_s, after.cpu_s)
+    received, sent = _grown(before.net_rx_bytes, after.net_rx_bytes), _grown(before.net_tx_bytes, after.net_tx_bytes)
+    read = _grown(before.disk_read_bytes, after.disk_read_bytes)
+    written = _grown(before.disk_write_bytes, after.disk_write_bytes)
+    if any(each is not None and each < 0 for each in (cpu_s, received, sent, read, written)):
+        return None
     return Outside(
         at_s=after.at_s,
         span_s=span_s,
-        cpu_cores=rates["cpu"],
-        net_bytes_per_s=rates["net"],
-        disk_bytes_per_s=rates["disk"],
+        cpu_cores=None if cpu_s is None else cpu_s / span_s,
+        net_bytes_per_s=None if received is None or sent is None else (received + sent) / span_s,
+        disk_bytes_per_s=None if read is None or written is None else (read + written) / span_s,
     )
+
+
+def _grown(before: float | None, after: float | None) -> float | None:
+    return None if before is None or after is None else after - before

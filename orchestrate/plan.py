@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from enum import StrEnum
+from functools import cached_property
 from typing import Any
 
 from orchestrate.driver import Verb
@@ -103,7 +104,8 @@ class Step:
         return isinstance(self.verb, Verb) and self.verb not in {Verb.RESUME, Verb.START}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+# Without slots, so that its hash can be kept: a plan is asked for it at every turn, and can be long.
+@dataclass(frozen=True, kw_only=True)
 class Plan:
     """Steps that are approved and run together, or not at all.
 
@@ -123,7 +125,7 @@ class Plan:
     undoes: str | None = None
     notes: tuple[str, ...] = ()
 
-    @property
+    @cached_property
     def sha256(self) -> str:
         """64 hex digits over the canonical JSON: what an approval and a run name."""
         return hashlib.sha256(encode_plan(self).encode()).hexdigest()
@@ -166,7 +168,7 @@ def renumbered(steps: tuple[Step, ...]) -> tuple[Step, ...]:
 
 
 def _canonical(document: Mapping[str, Any]) -> str:
-    # As `asdict` would tell it, without its deep copies: a plan is hashed often.
+    # As `asdict` would tell it, without its deep copies.
     return json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False, default=_fields)
 
 

@@ -61,7 +61,16 @@ def plan_reclaiming(
     """
     settings, records = control.config.reclaim, control.records
     sha256 = control.config.settings_sha256
-    made = plan_reclaim(world, settings, made_by=made_by, settings_sha256=sha256, top=top, only=only, approve=approve)
+    made = plan_reclaim(
+        world,
+        settings,
+        made_by=made_by,
+        settings_sha256=sha256,
+        top=top,
+        only=only,
+        approve=approve,
+        evidence=control.sources.evidence,
+    )
     for drop in made.drops:
         records.drop_entry(drop.ref, by=made_by, now_s=world.now_s, words=drop.words)
     if made.seen is not None:

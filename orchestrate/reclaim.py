@@ -1,13 +1,14 @@
 """A world → the plan that takes every idle VM one rung further, and why the others are left as they are. Pure.
 
-A plan is made of what stands in the world alone, and the same world makes the same plan, with the same hash.
+A plan is made of what stands in the world and the evidence of what is in it alone, and the same of both makes the same
+plan, with the same hash.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from orchestrate import ladder, outage
 from orchestrate.driver import Verb
@@ -21,6 +22,8 @@ from orchestrate.sighting import Sighting
 from orchestrate.world import Scene, World
 from reports.verdicts import Verdict
 from reports.words import count_words, time_words
+
+Evidence = Callable[[Collection[Sighting]], Mapping[str, Sighting]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +105,7 @@ def plan_reclaim(
     top: int | None = None,
     only: Collection[VmRef] | None = None,
     approve: Approve | None = None,
+    evidence: Evidence | None = None,
 ) -> Reclaim:
     """One rung for every VM that is idle, allowed and due; marks and notices first, each the best-ranked first.
 
@@ -109,6 +113,7 @@ def plan_reclaim(
 
     Args:
         top: instead of `settings.batch`. only: these VMs and no others. approve: only of groups that ask for this.
+        evidence: VMs of the plan → the same with what their verdicts rest on; None: the world has that already.
     """
     seen = outage.look(world, settings)
     if seen.refusals:
@@ -135,6 +140,7 @@ def plan_reclaim(
             candidates.append(found)
     left_out += _unmatched(world) if only is None and approve is None else ()
     chosen, later = _choose(candidates, settings.batch if top is None else top)
+    chosen = chosen if evidence is None else _with_evidence(chosen, evidence)
     steps = renumbered(tuple(step for one in chosen for step in _steps(one)))
     notes = tuple(_notes(left_out, waiting, later, drops))
     return Reclaim(
@@ -225,6 +231,13 @@ def _choose(candidates: Iterable[_Candidate], most: int | None) -> tuple[Sequenc
     taking = [one for one in ranked if not one.is_harmless]
     later = [*harmless[most:], *taking[most:]] if most is not None else []
     return [*harmless[:most], *taking[:most]], tuple(one.scene.ref for one in later)
+
+
+def _with_evidence(chosen: Sequence[_Candidate], evidence: Evidence) -> Sequence[_Candidate]:
+    """The same; a VM whose verdict changed just now is none of them any more: the next look tells of it."""
+    told = evidence([one.sighting for one in chosen])
+    found = (replace(one, sighting=told.get(one.sighting.vm_id, one.sighting)) for one in chosen)
+    return [now for now, before in zip(found, chosen, strict=True) if now.sighting.verdict is before.sighting.verdict]
 
 
 def _steps(one: _Candidate) -> Iterator[Step]:

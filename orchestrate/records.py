@@ -58,6 +58,7 @@ class Entry:
         group: whose rules it went by.
         due_s: the next rung is not before it, whatever the settings are by then: the owner was told so.
         boot: of the agent when the VM was marked; None where not known.
+        owner: whose it was when it was marked or told of; empty: nobody's that was known; None: not noted.
         run_id: of the run that brought it there.
     """
 
@@ -70,6 +71,7 @@ class Entry:
     notified_s: float | None = None
     due_s: float | None = None
     boot: str | None = None
+    owner: str | None = None
     run_id: str | None = None
 
 
@@ -258,6 +260,9 @@ class Records(Protocol):
 
     def actions_since(self, since_s: float) -> Sequence[Action]:
         """Begun at `since_s` or later, in the order of doing: what limits count."""
+
+    def last_order(self, ref: VmRef) -> Action | None:
+        """The newest that reached the VM's hypervisor, or may have; None: none ever did."""
 
     def entries(self) -> Mapping[VmRef, Entry]:
         """The ladder."""

@@ -12,13 +12,13 @@ from orchestrate.config import OrchestrateConfig
 from orchestrate.driver import DriverError
 from orchestrate.inventory import Vm, VmRef
 from orchestrate.plan import Plan
-from orchestrate.plan_cli import add_hash
+from orchestrate.plan_cli import PLANNED, add_hash
 from orchestrate.records import Action, Outcome, StaleLease
 from orchestrate.surroundings import Surroundings
-from orchestrate.words import action_line, plan_lines, plan_title, refusal_lines
+from orchestrate.words import action_line, outcome_words, plan_lines, plan_title, refusal_lines
 from reports.program import DONE, FAILED
 from reports.report_cli import option
-from reports.words import count_words, duration_words, listed_words, printable
+from reports.words import count_words, duration_words, printable
 
 if TYPE_CHECKING:
     from orchestrate.control import Control
@@ -114,6 +114,7 @@ def run_undo(options: argparse.Namespace, config: OrchestrateConfig, around: Sur
             now_s=around.clock(),
             made_by=by,
             settings_sha256=config.settings_sha256,
+            later=[one for one in control.records.actions_since(run.begun_s) if one.run_id != run.run_id],
         )
         if not plan.steps:
             notes = "".join(f": {printable(note)}" for note in plan.notes)
@@ -289,13 +290,13 @@ def _tell_end(result: Result, plan: Plan, around: Surroundings) -> None:
         lines = "\n".join(refusal_lines(result.refusals))
         around.out.write(f"Refused whole, nothing was done:\n{lines}\n")
         return
-    counts = [(result.count(outcome), outcome.value) for outcome in Outcome]
-    words = listed_words([f"{count} {name}" for count, name in counts if count]) or "nothing done"
+    words = outcome_words(result.actions) or "nothing done"
     around.out.write(f"run {run.run_id}: {words}" + (f": {printable(run.words)}" if run.words else "") + "\n")
     around.out.writelines(f"{printable(note)}\n" for note in plan.notes)
     if any(_is_open(action) for action in result.actions):
         around.out.write("Somebody has to look: fallow-orchestrate resolve ACTION done|failed --reason TEXT\n")
-    if plan.undoes is None and result.count(Outcome.DONE):
+    # What gave back is not taken again by an undo.
+    if plan.kind in PLANNED and result.count(Outcome.DONE):
         around.out.write(f"Undo: {next_command(around, 'undo', run.run_id)}\n")
 
 

@@ -89,8 +89,8 @@ class Sites:
     def outside_of(self, ref: VmRef) -> Outside | None:
         """One VM as its host counts it now; None where that cannot be told."""
         found = self._count([ref.driver])
-        measured = self._measure(ref.driver, found[ref.driver]) if ref.driver in found else None
-        return None if measured is None else measured.get(ref)
+        pair = self._pair(ref.driver, found[ref.driver]) if ref.driver in found else None
+        return None if pair is None else _between(*pair, ref.uuid)
 
     def readings(self, name: str) -> tuple[Counters | None, Counters] | None:
         """A driver's newest counters and those before them; None: none were read yet. Asks nobody."""
@@ -114,17 +114,21 @@ class Sites:
 
     def _measure(self, name: str, counters: Counters) -> Mapping[VmRef, Outside] | None:
         """What happened since an earlier reading; None where there is none of a fitting age."""
+        pair = self._pair(name, counters)
+        if pair is None:
+            return None
+        told = ((uuid, _between(*pair, uuid)) for uuid in pair[1].vms)
+        return {VmRef(name, uuid): outside for uuid, outside in told if outside is not None}
+
+    def _pair(self, name: str, counters: Counters) -> tuple[Counters, Counters] | None:
+        """An earlier reading of a fitting age, and this one, which is kept; None where there is none."""
         now = _Reading(at_s=self._clock(), counters=counters)
         known = [each for each in self._readings.get(name, ()) if 0 <= now.at_s - each.at_s <= MAX_SPAN_S]
         fitting = [each for each in known if now.at_s - each.at_s >= MIN_SPAN_S]
         if not known or known[-1] in fitting:
             known = [*known[-1:], now]
         self._readings[name] = tuple(known)
-        if not fitting:
-            return None
-        before = fitting[-1].counters.vms
-        pairs = ((uuid, between(before[uuid], after)) for uuid, after in counters.vms.items() if uuid in before)
-        return {VmRef(name, uuid): outside for uuid, outside in pairs if outside is not None}
+        return (fitting[-1].counters, counters) if fitting else None
 
     def _ask(self, calls: Mapping[str, Callable[[float], T]]) -> Mapping[str, _Answer[T]]:
         """Each call in a thread of its own, so that one slow site does not hold up the others."""
@@ -154,6 +158,11 @@ class Sites:
             answer.fail(f"{type(error).__name__}: {error}")
         finally:
             self._locks[name].release()
+
+
+def _between(before: Counters, after: Counters, uuid: str) -> Outside | None:
+    old, new = before.vms.get(uuid), after.vms.get(uuid)
+    return None if old is None or new is None else between(old, new)
 
 
 class _Answer(Generic[T]):

@@ -5,14 +5,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import sqlalchemy as sa
 
 from orchestrate.config import OrchestrateConfig
-from orchestrate.fleet_source import Judging, read_fleet, read_sighting
+from orchestrate.fleet_source import Judging, read_evidence, read_fleet, read_sighting
 from orchestrate.groups import group_of
 from orchestrate.inventory import Vm, VmRef
 from orchestrate.live_source import LiveSource
@@ -27,16 +27,24 @@ ACTIONS_SINCE_S = 86_400.0
 _MAX_STOP_CHARS = 200
 
 
-def read_kill_switch(path: Path) -> str | None:
-    """What stops everything, in words; None where the file is not there. One that cannot be looked at is there."""
+def read_kill_switch(path: Path, *, needs_folder: bool = False) -> str | None:
+    """What stops everything, in words; None where the file is not there. One that cannot be looked at is there.
+
+    Args: needs_folder: its folder has to be there, as it may be another machine's that is not mounted just now.
+    """
     try:
+        if not (path.is_file() or path.is_dir()) and path.exists():
+            # Reading from a pipe or a socket could wait for ever.
+            return f"the kill switch {path} is there"
         with path.open(encoding="utf-8", errors="replace") as file:
             said = file.readline(_MAX_STOP_CHARS).strip()
     except FileNotFoundError:
+        if needs_folder and not path.parent.is_dir():
+            return f"the kill switch {path} cannot be looked at: there is no folder {path.parent}"
         return None
     except OSError as error:
-        return f"the kill switch {path} cannot be looked at: {error.strerror or error}"
-    return f"the kill switch {path} is there" + (f": {said}" if said else "")
+        return f"{path} cannot be looked at: {error.strerror or error}"
+    return f"{path} is there" + (f": {said}" if said else "")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +65,7 @@ class Sources:
 
     def stopped(self) -> str | None:
         """What the kill switch says; None: there is none."""
-        return read_kill_switch(self.config.kill_switch)
+        return read_kill_switch(self.config.kill_switch, needs_folder=self.config.kill_switch_file is not None)
 
     def world(self, *, outside: bool = True, all_minutes: bool = False) -> World:
         """All of it, as it is now.
@@ -101,13 +109,17 @@ class Sources:
         outside = self.sites.outside_of(ref) if counts else None
         return replace(self.remembered(old), vm=seen, sighting=sighting, outside=outside)
 
+    def evidence(self, sightings: Collection[Sighting]) -> Mapping[str, Sighting]:
+        """The same with what their verdicts rest on, by id, for the steps of a plan. Raises: as `world`."""
+        return read_evidence(self.engine, sightings, self._judging({}), now_s=self.clock())
+
     def remembered(self, scene: Scene) -> Scene:
         """The same with what the records hold of the VM now."""
         now_s, records = self.clock(), self.records
         return replace(
             scene,
             now_s=now_s,
-            entry=records.entries().get(scene.ref),
+            entry=records.find_entry(scene.ref),
             unsettled=next((one for one in records.unsettled() if one.step.ref == scene.ref), None),
             actions=tuple(one for one in records.actions_since(now_s - ACTIONS_SINCE_S) if one.step.ref == scene.ref),
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from agent.settings import parse_count
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from orchestrate.sites import Look
     from orchestrate.world import World
 
+# More than any table is wide.
+_UNBOUNDED_COLUMNS = 10_000
 # A turn that applies a plan takes its time.
 _LATE_S = 600.0
 _STATUS_EXAMPLES = """\
@@ -92,7 +95,7 @@ def _status_json(control: Control, look: Look, runs: int) -> str:
 def _status_text(control: Control, look: Look, runs: int) -> str:
     now_s, records = control.clock(), control.records
     stop, leader = control.sources.stopped(), records.leader()
-    lines = [f"STOPPED: {printable(stop)}: nothing is done"] if stop is not None else []
+    lines = [f"STOPPED, nothing is done: {printable(stop)}"] if stop is not None else []
     if leader is None or not now_s < leader.expires_s:
         lines.append("nobody leads")
     else:
@@ -109,7 +112,7 @@ def _status_text(control: Control, look: Look, runs: int) -> str:
         f"  {entry_line(entry, names.get(str(ref), str(ref)), now_s=now_s)}" for ref, entry in sorted(entries.items())
     ]
     found = records.runs(limit=runs)
-    lines += ["", *([run_line(run) for run in found] or ["There has been no run yet."])]
+    lines += ["", *([run_line(run, records.actions(run.run_id)) for run in found] or ["There has been no run yet."])]
     lines += ["", *_service_lines(_service(control), now_s)]
     return "\n".join(lines) + "\n"
 
@@ -242,20 +245,47 @@ def _inventory_text(world: World, around: Surroundings) -> str:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", pad_edge=False)
     for header in ("VM", "host", "state", "size", "owner", "agent", "matched by", "verdict"):
         table.add_column(header, overflow="fold")
-    for vm in _vms(world.inventories):
-        scene = world.scene(vm.ref)
-        match = scene.match
-        by = scene.doubt or (match and " and ".join(match.agrees))
-        cells = (
-            f"{vm.name}\n{vm.ref}",
-            vm.host_id,
-            vm.state,
-            f"{vm.vcpus} vCPU, {gib(vm.mem_bytes)}",
-            scene.owner,
-            match and match.vm_id,
-            by,
-            scene.sighting and scene.sighting.verdict.value,
-        )
-        table.add_row(*(Text("\n".join(known(line) for line in str(cell or "").split("\n"))) for cell in cells))
-    console.print(table)
+    vms = [_told(world, vm) for vm in _vms(world.inventories)]
+    for each in vms:
+        cells = (f"{each.name}\n{each.ref}", *each.cells)
+        table.add_row(*(Text(cell) for cell in cells))
+    wanted = console.measure(table, options=console.options.update(max_width=_UNBOUNDED_COLUMNS)).maximum
+    if wanted <= console.width:
+        console.print(table)
+    else:
+        for each in vms:
+            console.print(Text(each.sentence))
     return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines()) + "\n"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Told:
+    """A VM as it is printed. Args: cells: host, state, size, owner, agent, what tells that, verdict."""
+
+    name: str
+    ref: str
+    cells: tuple[str, ...]
+
+    @property
+    def sentence(self) -> str:
+        """Where a table has no room."""
+        host, state, size, owner, agent, by, verdict = self.cells
+        return f"{self.name} ({self.ref}) on {host}: {state}, {size}, owner {owner}; agent {agent} ({by}): {verdict}"
+
+
+def _told(world: World, vm: Vm) -> _Told:
+    scene = world.scene(vm.ref)
+    match = scene.match
+    return _Told(
+        name=printable(vm.name),
+        ref=printable(str(vm.ref)),
+        cells=(
+            known(vm.host_id),
+            known(vm.state),
+            f"{vm.vcpus} vCPU, {gib(vm.mem_bytes)}",
+            known(scene.owner),
+            known(match and match.vm_id),
+            known(scene.doubt or (match and " and ".join(match.agrees))),
+            known(scene.sighting and scene.sighting.verdict.value),
+        ),
+    )

@@ -93,6 +93,7 @@ ladder = sa.Table(
     sa.Column("due_s", sa.Double, comment="the next rung not before it"),
     sa.Column("boot", sa.Text, comment="boot id of the agent when it was marked"),
     sa.Column("run_id", sa.Text),
+    sa.Column("owner", sa.Text, comment="when it was marked or told of; empty: nobody's that was known"),
 )
 
 seen = sa.Table(

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from orchestrate.driver import AFTER, Verb
 from orchestrate.inventory import Vm, VmRef, VmState
+from orchestrate.outcomes import is_order
 from orchestrate.plan import INVERSE, LIFE_S, Expected, Mark, Plan, PlanKind, Step, renumbered
 from orchestrate.records import Action, Outcome
 from reports.words import count_words, printable
@@ -25,10 +26,13 @@ def plan_undo(
     now_s: float,
     made_by: str,
     settings_sha256: str,
+    later: Sequence[Action] = (),
 ) -> Plan:
     """The inverse of everything that a run did, the last first; what is not as the run left it is told in a note.
 
-    Args: live: the VMs of the run as they are now; one that is not there could not be found.
+    Args:
+        live: the VMs of the run as they are now; one that is not there could not be found.
+        later: of other runs, since: what became of a VM then is no longer this run's.
     """
     steps: list[Step] = []
     notes: list[str] = []
@@ -36,7 +40,11 @@ def plan_undo(
     for action in reversed(actions):
         if action.outcome is not Outcome.DONE:
             continue
-        found = _undone(action.step, places.get(action.step.ref), run_id)
+        since = next((one for one in later if _follows(one, action)), None)
+        if since is not None:
+            found: Step | str | None = f"{since.step.verb} of the run {since.run_id} came after it"
+        else:
+            found = _undone(action.step, places.get(action.step.ref), run_id)
         if isinstance(found, str):
             notes.append(f"{printable(action.step.name)}: {action.step.verb} is not undone: {found}")
         elif found is not None:
@@ -90,6 +98,15 @@ def plan_wake(
         made_by=made_by,
         settings_sha256=settings_sha256,
         steps=(step,),
+    )
+
+
+def _follows(later: Action, action: Action) -> bool:
+    """Whether the VM is as another run left it, or may have: a new mark, or anything that reached its hypervisor."""
+    return (
+        later.step.ref == action.step.ref
+        and later.action_id > action.action_id
+        and (is_order(later) or (later.step.verb is action.step.verb is Mark.MARK and later.outcome is Outcome.DONE))
     )
 
 

@@ -7,15 +7,17 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from orchestrate.control import Control
-from orchestrate.driver import DriverError, NotFound
+from orchestrate.driver import AFTER, DriverError, NotFound, Verb
 from orchestrate.executor import Result
-from orchestrate.inventory import VmState
+from orchestrate.inventory import Vm, VmState
 from orchestrate.live_source import LiveVm
+from orchestrate.plan import Plan
 from orchestrate.records import Lease, Outcome, StaleLease
 from orchestrate.undo import plan_wake
 from orchestrate.wakes import Wake, Wakes, WakeState, newest_of, time_to_sample
 
 BY = "the owner's link"
+TAKEN = frozenset({Verb.SUSPEND, Verb.STOP})
 # For owners: what went wrong inside is for whoever runs the cloud, who find it in the log.
 GONE = "It is not there any more. Please ask whoever runs this cloud."
 UNREACHABLE = "It cannot be reached at present. Please try again in some minutes."
@@ -23,6 +25,7 @@ OCCUPIED = "Something else is being done with it just now. Please try again in a
 STOPPED = "Nothing can be done at present: whoever runs this cloud has stopped all changes."
 UNCLEAR = "It is not certain that it runs again. Please ask whoever runs this cloud."
 NOT_DONE = "It could not be brought back. Please ask whoever runs this cloud."
+NOT_OURS = "It was not put to sleep for being unused. Please ask whoever runs this cloud."
 BUSY = "Another run is at work. It is the next to be seen to."
 
 
@@ -88,6 +91,20 @@ class Waker:
         if vm.state is VmState.RUNNING:
             return replace(wake, state=WakeState.RUNNING), None
         before = newest_of(lambda: control.sources.live.read_one(wake.vm_id))
+        plan = self._plan(wake, vm)
+        if isinstance(plan, str):
+            return replace(failed, words=plan), None
+        result = control.apply(plan, lease, by=BY, notify=control.notifier())
+        words = _trouble(result)
+        if words is not None:
+            said = "; ".join(action.words or "" for action in result.actions) or result.run.words
+            self._log(f"wake of {wake.ref}, run {result.run.run_id}: {said}")
+            return replace(failed, words=words), None
+        return replace(wake, state=WakeState.AWAKE, awake_s=control.clock()), before
+
+    def _plan(self, wake: Wake, vm: Vm) -> Plan | str:
+        """How it comes back, or why it does not."""
+        control = self._control
         try:
             plan = plan_wake(
                 vm,
@@ -97,14 +114,12 @@ class Waker:
                 vm_id=wake.vm_id,
             )
         except ValueError:
-            return replace(failed, words=OCCUPIED), None
-        result = control.apply(plan, lease, by=BY, notify=control.notifier())
-        words = _trouble(result)
-        if words is not None:
-            said = "; ".join(action.words or "" for action in result.actions) or result.run.words
-            self._log(f"wake of {wake.ref}, run {result.run.run_id}: {said}")
-            return replace(failed, words=words), None
-        return replace(wake, state=WakeState.AWAKE, awake_s=control.clock()), before
+            return OCCUPIED
+        # A link gives back what this controller took; what somebody else put to sleep stays as they left it.
+        last = control.records.last_order(wake.ref)
+        if last is None or not any(last.step.verb is verb and AFTER[verb] is vm.state for verb in TAKEN):
+            return NOT_OURS
+        return plan
 
     def _listen(self, wake: Wake, before: LiveVm | None) -> None:
         control = self._control

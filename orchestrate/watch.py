@@ -237,7 +237,12 @@ class Watch:
         """A plan of what waits for a person's yes, unless the same one waits already."""
         config, records = self._control.config, self._control.records
         made = plan_reclaim(
-            world, config.reclaim, made_by=BY, settings_sha256=config.settings_sha256, approve=Approve.PERSON
+            world,
+            config.reclaim,
+            made_by=BY,
+            settings_sha256=config.settings_sha256,
+            approve=Approve.PERSON,
+            evidence=self._control.sources.evidence,
         )
         orders = _orders(made.plan)
         known = (plan for plan in records.plans(limit=_NEWEST_PLANS) if world.now_s < plan.expires_s)

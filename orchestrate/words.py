@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from orchestrate.limits import Limits
 from orchestrate.plan import Plan, Step
-from orchestrate.records import Action, Approval, Entry, Run
+from orchestrate.records import Action, Approval, Entry, Outcome, Run, Rung
 from orchestrate.refusal import Refusal, Rule
 from orchestrate.sighting import Figure
 from reports.words import (
@@ -28,6 +28,7 @@ from reports.words import (
 # So many digits of a hash are typed and shown.
 HASH_DIGITS = 12
 _EXAMPLES = 3
+_RUNGS = {Rung.MARK: "marked", Rung.NOTIFY: "owner told", Rung.SUSPEND: "suspended", Rung.STOP: "stopped"}
 
 
 def short(sha256: str) -> str:
@@ -35,15 +36,20 @@ def short(sha256: str) -> str:
     return sha256[:HASH_DIGITS]
 
 
-def plan_lines(plan: Plan, *, now_s: float, approvals: Sequence[Approval], currency: str | None) -> Iterator[str]:
-    """A plan whole: each step with its evidence and what undoes it, then what all of it gives back."""
+def plan_lines(
+    plan: Plan, *, now_s: float, approvals: Sequence[Approval], currency: str | None, notes: bool = True
+) -> Iterator[str]:
+    """A plan whole: each step with its evidence and what undoes it, then what all of it gives back.
+
+    Args: notes: its notes too; else whoever asks tells the same in more words.
+    """
     yield plan_title(plan, now_s=now_s)
     for approval in approvals:
         yield f"approved by {printable(approval.by)}, {time_words(approval.at_s)}"
     for before, step in zip((None, *plan.steps), plan.steps, strict=False):
         yield ""
         yield from step_lines(step, before)
-    if plan.notes:
+    if plan.notes and notes:
         yield ""
         yield from (printable(note) for note in plan.notes)
     freed = freed_words(plan.steps, currency)
@@ -142,18 +148,28 @@ def action_line(action: Action) -> str:
     return f"{step.number:>3}. {step.verb} {printable(step.name)} ({step.ref}): {outcome}{words}"
 
 
-def run_line(run: Run) -> str:
-    """`run 3f9c2b1e: reclaim, by ann, 2026-11-16 12:06 UTC: refused, …`."""
-    end = f"ended {time_words(run.ended_s)}" if run.ended_s is not None else "has not ended"
-    words = f": {printable(run.words)}" if run.words else ""
-    return f"run {run.run_id}: {run.kind}, by {printable(run.by)}, {time_words(run.begun_s)}, {end}{words}"
+def run_line(run: Run, actions: Sequence[Action]) -> str:
+    """`run 3f9c2b1e: reclaim, by ann, 2026-11-16 12:06 UTC, took 41 s: 3 done`."""
+    end = f"took {duration_words(max(run.ended_s - run.begun_s, 0.0))}" if run.ended_s is not None else "has not ended"
+    words = "; ".join(filter(None, (outcome_words(actions), printable(run.words or ""))))
+    told = f": {words}" if words else ""
+    return f"run {run.run_id}: {run.kind}, by {printable(run.by)}, {time_words(run.begun_s)}, {end}{told}"
+
+
+def outcome_words(actions: Iterable[Action]) -> str:
+    """`3 done and 1 failed`, by the last action of each step; empty for none."""
+    last = {action.step.number: action.outcome for action in actions}
+    counts = Counter(last.values())
+    told = [f"{counts[outcome]} {outcome}" for outcome in Outcome if counts[outcome]]
+    return listed_words(told + ([f"{counts[None]} open"] if counts[None] else []))
 
 
 def entry_line(entry: Entry, name: str, *, now_s: float) -> str:
-    """`web (lab/6f9c…): notify for 3 d, group dev, nothing more before 2026-11-20 …`."""
+    """`web (lab/6f9c…): owner told 3 d ago, group dev, nothing more before 2026-11-20 …`."""
     due = f", nothing more before {time_words(entry.due_s)}" if entry.due_s is not None and entry.due_s > now_s else ""
     since = duration_words(max(now_s - entry.since_s, 0.0))
-    return f"{printable(name)} ({entry.ref}): {entry.rung} for {since}, group {printable(entry.group)}{due}"
+    rung = _RUNGS.get(entry.rung, entry.rung)
+    return f"{printable(name)} ({entry.ref}): {rung} {since} ago, group {printable(entry.group)}{due}"
 
 
 def known(value: object | None) -> str:

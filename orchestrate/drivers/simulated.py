@@ -110,9 +110,8 @@ class SimulatedDriver:
         with self._open() as site:
             site.read("counters")
             running = [g for g in site.guests.values() if g.state is VmState.RUNNING and g.host_id not in site.down]
-            hosts = [host_id for host_id in site.hosts if host_id not in site.down]
             return Counters(
-                hosts={host_id: site.host_counters(host_id) for host_id in hosts} if has.host_counters else {},
+                hosts=site.host_counters() if has.host_counters else {},
                 vms={guest.vm.uuid: site.counters_of(guest) for guest in running} if has.vm_counters else {},
             )
 

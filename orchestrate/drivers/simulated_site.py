@@ -5,6 +5,7 @@ Nothing happens by itself: `advance` carries out what became due.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 
 from orchestrate.driver import (
@@ -138,9 +139,15 @@ class SimulatedSite:
             net_tx_bytes=half,
         )
 
-    def host_counters(self, host_id: str) -> HostCounters:
-        """Its memory in use. Busy time is not told: VMs come and go, and the sum of theirs would go back."""
-        return HostCounters(host_id=host_id, at_s=self.now_s, mem_used_bytes=self.mem_used_bytes(host_id))
+    def host_counters(self) -> dict[str, HostCounters]:
+        """Memory in use on hosts that answer, by id.
+
+        Busy time is not told: VMs come and go, and the sum of theirs would go back.
+        """
+        held, there = self.mem_used_bytes(), (host_id for host_id in self.hosts if host_id not in self.down)
+        return {
+            host_id: HostCounters(host_id=host_id, at_s=self.now_s, mem_used_bytes=held[host_id]) for host_id in there
+        }
 
     def begin(self, order: Order) -> Job:
         """Takes an order. Raises: DriverError: as the contract says, and by chance."""
@@ -244,15 +251,19 @@ class SimulatedSite:
             if guest.host_id == host_id and guest.state in _IN_MEMORY:
                 self._turn(guest, VmState.OFF)
 
-    def mem_used_bytes(self, host_id: str) -> int:
-        """Of the VMs that are in its memory, or on their way into it."""
-        held = sum(g.vm.mem_bytes for g in self.guests.values() if g.host_id == host_id and g.state in _IN_MEMORY)
+    def mem_used_bytes(self) -> Counter[str]:
+        """By host: of the VMs that are in its memory, or on their way into it."""
+        held: Counter[str] = Counter()
+        for guest in self.guests.values():
+            if guest.state in _IN_MEMORY:
+                held[guest.host_id] += guest.vm.mem_bytes
         for number in self._running:
             order = self.jobs[number].order
             guest = self.guests[order.uuid]
-            arrives = order.verb is Verb.MIGRATE_LIVE and order.target_host_id == host_id
-            if arrives or (order.verb in {Verb.START, Verb.RESUME} and guest.host_id == host_id):
-                held += guest.vm.mem_bytes
+            if order.verb is Verb.MIGRATE_LIVE and order.target_host_id is not None:
+                held[order.target_host_id] += guest.vm.mem_bytes
+            elif order.verb in {Verb.START, Verb.RESUME}:
+                held[guest.host_id] += guest.vm.mem_bytes
         return held
 
     # Inside.
@@ -276,7 +287,7 @@ class SimulatedSite:
                 raise Refused(f"{order.verb}: {target.host_id} takes no VMs", **where)
             host_id = target.host_id
         if order.verb in {Verb.START, Verb.RESUME, Verb.MIGRATE_LIVE}:
-            free = self.hosts[host_id].mem_bytes - self.mem_used_bytes(host_id)
+            free = self.hosts[host_id].mem_bytes - self.mem_used_bytes()[host_id]
             if free < guest.vm.mem_bytes:
                 words = f"{order.verb}: {host_id} has {free} bytes of memory free, the VM needs {guest.vm.mem_bytes}"
                 raise Refused(words, **where)

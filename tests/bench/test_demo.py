@@ -141,8 +141,8 @@ def test_secrets_stay_out_of_command_lines(tmp_path: Path) -> None:
 
 
 def test_the_join_token_serves_the_fleet_and_this_machine(tmp_path: Path) -> None:
-    """One use for each simulated VM and one for the real agent."""
-    assert value_of(join_token_argv(Options(vms=20), Places(tmp_path)), "--uses") == "21"
+    """Two uses for each simulated VM, whose fleet goes on live, and one for the real agent."""
+    assert value_of(join_token_argv(Options(vms=20), Places(tmp_path)), "--uses") == "41"
 
 
 def test_a_trace_takes_the_place_of_the_simulation(tmp_path: Path) -> None:

@@ -102,12 +102,13 @@ class House:
         ]
         self.door.answers[:] = [(200, json.dumps({"now_s": self.now_s, "vms": vms, "next": None}).encode())]
 
-    def call(self, *argv: str | Path, **others: Any) -> tuple[int, str, str]:
-        """Exit code, stdout and stderr of one command."""
+    def call(self, *argv: str | Path, columns: int | None = None, **others: Any) -> tuple[int, str, str]:
+        """Exit code, stdout and stderr of one command. Args: columns: of the terminal; None: it is none."""
         self.push()
         out, err = io.StringIO(), io.StringIO()
         words = [str(argv[0]), "--config", str(self.settings), *map(str, argv[1:])]
-        code = main(words, clock=lambda: self.now_s, pause=self.pause, environ={}, out=out, err=err, **others)
+        environ = {} if columns is None else {"COLUMNS": str(columns)}
+        code = main(words, clock=lambda: self.now_s, pause=self.pause, environ=environ, out=out, err=err, **others)
         self.now_s += 1.0
         return code, out.getvalue(), err.getvalue()
 

@@ -63,7 +63,8 @@ def test_an_idle_vm_with_good_figures_is_in_no_doubt() -> None:
     quiet = {"minutes": (minute(cpu_busy_ratio=0.0, users=0),), "skew_s": 0.0}
     edge = {"days": 14.0, "coverage_ratio": 0.95, "newest_s": NOW_S - 299.9}
     assert doubts(scene({**quiet, **edge})) == ()
-    assert doubts(scene({"skew_s": -120.0, "newest_s": NOW_S + 120.0})) == ()
+    ahead = (minute(-120.0, cpu_busy_ratio=0.0, users=0),)
+    assert doubts(scene({"skew_s": -120.0, "newest_s": NOW_S + 120.0, "minutes": ahead})) == ()
 
 
 @pytest.mark.parametrize(

@@ -170,7 +170,7 @@ def test_the_kill_switch_stops_everything(cloud: House) -> None:
     assert code == 1
     assert "maintenance by bob" in out
     assert cloud.hook.requests == []
-    assert "STOPPED" in cloud.ok("status")
+    assert "STOPPED, nothing is done: " in cloud.ok("status")
     switch.unlink()
     cloud.ok("apply", sha256)
 
@@ -183,7 +183,10 @@ def test_over_a_limit_nothing_at_all_is_done(tmp_path: Path) -> None:
         planned = cloud.read("plan")
         assert verbs(planned) == ["suspend"] * 4
         assert [each["rule"] for each in planned["refusals"]] == ["exceeds a limit"]
-        assert "refused whole" in cloud.ok("plan")
+        told = cloud.ok("plan")
+        assert "refused whole" in told
+        assert "Next:" not in told
+        assert planned["next"] is None
         cloud.ok("approve", planned["sha256"])
         run = cloud.read("apply", planned["sha256"], code=1)
         assert run["actions"] == []
@@ -257,6 +260,7 @@ def test_wake_gives_a_vm_back_at_once(cloud: House) -> None:
     cloud.awake.clear()
     out = cloud.ok("wake", "build-7", "--by", "ann", "--no-wait")
     assert "resume build-7" in out
+    assert "Undo:" not in out, "an undo takes nothing"
     assert cloud.state(IDLE) is VmState.RUNNING
     code, _, err = cloud.call("wake", "build-7")
     assert code == 1
@@ -345,6 +349,8 @@ def test_vms_are_chosen_by_name_uuid_id_or_pattern(tmp_path: Path) -> None:
             assert {step["name"] for step in steps} == {"idle-1"}, said
         everything = cloud.read("plan", "--vm", "*", "--all")["plan"]["steps"]
         assert {step["name"] for step in everything} == {"idle-0", "idle-1", "idle-2"}
+        code, _, err = cloud.call("plan", "--vm", "*l*")
+        assert (code, "--all" in err) == (2, True), "it fits every VM, as * does"
         code, _, err = cloud.call("plan", "--vm", "nobody")
         assert (code, "nobody" in err) == (1, True)
 
@@ -414,13 +420,16 @@ def test_no_fleet_database_is_a_mistake_of_the_configuration(cloud: House) -> No
 
 
 def test_hypervisors_that_do_not_answer_are_told(cloud: House) -> None:
-    """Status and inventory end with 69 and name them; a plan leaves their VMs alone."""
+    """Status, inventory and a plan end with 69 and name them; their VMs are left alone."""
     text = cloud.settings.read_text(encoding="utf-8").replace("pace = 0", "pace = 0\nfaults = {read = 1.0}")
     cloud.settings.write_text(text, encoding="utf-8")
     code, out, _ = cloud.call("status")
     assert (code, "does not answer" in out) == (69, True)
     assert cloud.read("inventory", code=69)["unread"].keys() == {"lab"}
-    assert verbs(cloud.read("plan")) == []
+    planned = cloud.read("plan", code=69)
+    assert (verbs(planned), planned["unread"].keys()) == ([], {"lab"})
+    code, out, _ = cloud.call("plan")
+    assert (code, "lab: does not answer" in out) == (69, True)
 
 
 def test_two_controllers_do_not_act_beside_each_other(cloud: House) -> None:
@@ -567,3 +576,49 @@ def test_a_new_vm_is_placed_and_its_room_held(cloud: House) -> None:
     code, out, _ = cloud.call("place", "--vcpus", "4", "--memory", "1024GiB")
     assert code == 1
     assert out
+
+
+def test_status_and_plans_tell_what_became_of_a_plan(cloud: House) -> None:
+    """How many steps were done, on which rung a VM stands, and which run applied the plan."""
+    run_id = cloud.suspend()
+    told = cloud.ok("status")
+    assert f"run {run_id}: reclaim, by ann" in told
+    assert ": 1 done" in told
+    assert "suspended " in told
+    applied = [line for line in cloud.ok("plans").splitlines() if f"applied by run {run_id}" in line]
+    assert len(applied) == 1
+
+
+def test_a_vm_that_comes_off_the_ladder_is_told_with_its_reason(cloud: House) -> None:
+    """A look says whom it dropped and why, once."""
+    cloud.run()
+    cloud.minute = {"users": 1}
+    told = cloud.ok("plan")
+    assert "Taken off the ladder:" in told
+    assert "somebody was logged in" in told
+    assert told.count("idle VM") <= 1
+
+
+@pytest.mark.parametrize(("columns", "is_table"), [(None, True), (400, True), (60, False)])
+def test_an_inventory_that_is_too_wide_is_told_in_sentences(cloud: House, columns: int | None, is_table: bool) -> None:
+    """A table where there is room for it; no word is broken over lines in either form."""
+    code, out, _ = cloud.call("inventory", columns=columns)
+    assert code == 0
+    assert ("matched by" in out) is is_table
+    assert "build-7" in out
+
+
+def test_an_unknown_kind_is_told_beside_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
+    """As words that can be typed."""
+    with pytest.raises(SystemExit):
+        main(["plan", "--kind", "foo"], environ={})
+    assert "(choose from 'reclaim', 'relief', 'consolidate')" in capsys.readouterr().err
+
+
+def test_a_plan_says_that_no_owner_can_be_told(cloud: House) -> None:
+    """Where the settings have no way to owners: what is marked would stay so for ever."""
+    assert "No owner can be told" not in cloud.ok("plan")
+    lines = cloud.settings.read_text(encoding="utf-8").splitlines()
+    start = lines.index("[orchestrate.notify.webhook]")
+    cloud.settings.write_text("\n".join(lines[:start] + lines[start + 3 :]), encoding="utf-8")
+    assert "No owner can be told" in cloud.ok("plan")

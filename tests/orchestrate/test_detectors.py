@@ -162,6 +162,12 @@ def test_many_hosts_at_once_are_judged_as_each_alone(name: str, rows: list[list[
     assert not DETECTORS[name].judge(History(resources=("cpu",), ratio=nothing)).hot.any()
 
 
+@pytest.mark.parametrize("name", sorted(DETECTORS))
+def test_where_no_host_answers_none_is_hot(name: str) -> None:
+    """A look at a site that shows no hosts finds nothing, and does not fail."""
+    assert look(DETECTORS[name], History(resources=("cpu", "mem"), ratio=np.zeros((0, 2, 15)))) == ()
+
+
 @given(st.sampled_from(sorted(set(DETECTORS) - {"static-shares"})), st.floats(0.0, 0.4))
 def test_a_quiet_steady_host_is_never_hot(name: str, share: float) -> None:
     """Nothing calls a host hot that never uses more than 40 %, evenly."""

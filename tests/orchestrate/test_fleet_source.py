@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from aggregator.fleet import vm as vms
 from aggregator.fleet_db import open_fleet, open_fleet_read_only
-from orchestrate.fleet_source import Judging, read_fleet, read_sighting
+from orchestrate.fleet_source import Judging, read_evidence, read_fleet, read_sighting
 from orchestrate.live_source import LiveSource
 from orchestrate.sighting import Sighting
 from reports.admin_client import AdminAnswer, AdminUnavailable
@@ -60,8 +60,10 @@ def read(engine: sa.Engine, source: LiveSource | None = None, by: Judging | None
 
 
 def test_every_vm_has_its_verdict_and_only_the_idle_their_evidence(engine: sa.Engine) -> None:
-    """Verdicts are the report's; what is not idle is light."""
+    """Verdicts are the report's; what they rest on is read for those that are asked for, and are idle."""
     found = read(engine)
+    assert {vm_id for vm_id, one in found.items() if one.figures} == set()
+    found = read_evidence(engine, found.values(), judging(), now_s=NOW_S)
     assert {vm_id for vm_id, one in found.items() if one.verdict is Verdict.IDLE} == {"vm-idle"}
     assert found["vm-active"].verdict is Verdict.ACTIVE
     assert found["vm-kept"].verdict is Verdict.EXCLUDED
@@ -171,7 +173,7 @@ def test_many_idle_vms_are_explained_in_batches(tmp_path: Path) -> None:
     write_fleet(tmp_path, [Spec(vm_id=f"vm-{number:05}") for number in range(2_100)])
     engine = open_fleet_read_only(None, tmp_path)
     try:
-        found = read(engine)
+        found = read_evidence(engine, read(engine).values(), judging(), now_s=NOW_S)
     finally:
         engine.dispose()
     assert len(found) == 2_100

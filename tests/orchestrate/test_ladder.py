@@ -124,6 +124,8 @@ def dropped(known: Entry, sighting_is: dict[str, Any], vm_is: dict[str, Any], **
         ({"kept": "ann"}, {}, {}, "kept: ann"),
         ({"tags": ("fallow:keep",)}, {}, {}, "tagged fallow:keep"),
         ({"owner": None}, {}, {}, "nobody is known to own it"),
+        ({"owner": "bob"}, {}, {}, "its owner is bob now, and was ann when the notice went out"),
+        ({"owner": None}, {"owner": "ann"}, {}, None),
         ({"boot": "boot-2"}, {}, {}, "it started anew since it was marked"),
         ({}, {"shields": frozenset({Shield.HIGH_AVAILABILITY})}, {}, "its hypervisor says: under high availability"),
         ({}, {"created_s": NOW_S - 7 * DAY_S}, {}, "it was made anew since it was marked"),
@@ -149,7 +151,34 @@ def test_what_takes_a_vm_off_the_ladder(
     rung: Rung, sighting_is: dict[str, Any], vm_is: dict[str, Any], changes: dict[str, Any], words: str | None
 ) -> None:
     """Not idle, kept, exempt, gone, made anew, in another group; a doubt alone leaves it where it is."""
-    assert dropped(entry(rung=rung), sighting_is, vm_is, **changes) == words
+    assert dropped(entry(rung=rung, owner="ann"), sighting_is, vm_is, **changes) == words
+
+
+@pytest.mark.parametrize("rung", [Rung.MARK, Rung.NOTIFY, Rung.SUSPEND])
+def test_a_new_owner_is_told_before_anything_is_taken(rung: Rung) -> None:
+    """The notice went to another, or to nobody that was known; where that was not noted, nothing is concluded."""
+    state = {"state": VmState.SUSPENDED if rung is Rung.SUSPEND else VmState.RUNNING}
+    silent = {"newest_s": NOW_S - 99 * DAY_S}
+    for before, whose in (("bob", "bob"), ("", "nobody that is known")):
+        told = f"its owner is ann now, and was {whose} when the notice went out"
+        assert dropped(entry(rung=rung, owner=before), silent, state) == told
+    assert dropped(entry(rung=rung, owner=None), silent, state) is None
+
+
+def test_a_vm_that_ran_while_it_was_thought_asleep_is_not_stopped() -> None:
+    """Somebody woke it, used it and suspended it again between two looks."""
+    known, asleep = entry(rung=Rung.SUSPEND), {"state": VmState.SUSPENDED}
+    assert dropped(known, {"newest_s": known.since_s + SETTINGS.max_skew_s}, asleep) is None
+    words = dropped(known, {"newest_s": known.since_s + 900.0}, asleep)
+    assert words is not None
+    assert words.endswith("after it was suspended")
+
+
+def test_a_boot_that_was_not_known_when_it_was_marked_begins_anew() -> None:
+    """Nobody can say whether the VM has started since; while it is not known now either, a look says too little."""
+    words = "whether it started anew since it was marked is not known"
+    assert dropped(entry(rung=Rung.MARK, boot=None), {}, {}) == words
+    assert dropped(entry(rung=Rung.MARK, boot=None), {"boot": None}, {}) is None
 
 
 def test_another_agent_in_the_vm_begins_anew() -> None:
@@ -187,6 +216,7 @@ def test_where_a_vm_stands_after_each_step() -> None:
         assert (known.rung, known.since_s, known.group) == (ladder.RUNG_OF[verb], at_s, "dev")
         assert known.due_s == (None if grace_s is None else at_s + grace_s)
         assert (known.marked_s, known.boot, known.run_id) == (1.0, "boot-1", f"run-{at_s}")
+        assert known.owner == done.owner == "ann"
     assert known is not None
     assert known.notified_s == 2.0
 

@@ -9,7 +9,7 @@ import pytest
 
 from orchestrate.driver import Verb
 from orchestrate.inventory import VmState
-from orchestrate.outage import look
+from orchestrate.outage import AT_ONCE_S, look
 from orchestrate.records import Rung, Seen
 from orchestrate.refusal import Rule
 from orchestrate.sighting import Sighting
@@ -122,3 +122,26 @@ def test_a_look_that_is_believed_is_remembered() -> None:
         uuid(1): Seen(verdict=Verdict.ACTIVE, seen_s=NOW_S),
         uuid(2): Seen(verdict=Verdict.IDLE, seen_s=NOW_S),
     }
+
+
+def test_looks_that_follow_each_other_closely_do_not_hide_what_changes_at_once() -> None:
+    """Every minute one more of 40 VMs is judged anew: no look sees many, and together they are an outage."""
+    before = seen(dict.fromkeys(range(1, 41), Verdict.ACTIVE), ago_s=60.0)
+    for minutes in range(1, 10):
+        now_s = NOW_S + 60.0 * minutes
+        sightings = [
+            sighting(number, now_s=now_s, verdict=Verdict.IDLE if number <= minutes else Verdict.ACTIVE)
+            for number in range(1, 41)
+        ]
+        found = look(world(sightings, [], now_s=now_s, seen=before), SETTINGS)
+        assert bool(found.refusals) is (minutes > 4)
+        before = dict(found.seen or before)
+
+
+def test_what_changed_a_while_ago_is_no_news() -> None:
+    """The verdict of then is forgotten, and what changes from now on is counted alone."""
+    old = seen({1: Verdict.ACTIVE, 2: Verdict.ACTIVE}, ago_s=AT_ONCE_S)
+    sightings = [sighting(1), *(sighting(number, verdict=Verdict.ACTIVE) for number in range(2, 13))]
+    found = look(world(sightings, [], seen={**seen(dict.fromkeys(range(3, 13), Verdict.ACTIVE)), **old}), SETTINGS)
+    assert found.seen is not None
+    assert found.seen[uuid(1)] == Seen(verdict=Verdict.IDLE, seen_s=NOW_S)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,6 +19,7 @@ from orchestrate.plan import LIFE_S, Mark, PlanKind, decode_plan, encode_plan
 from orchestrate.reclaim import Reclaim, counted, plan_reclaim
 from orchestrate.records import Entry, Rung
 from orchestrate.refusal import Rule
+from orchestrate.sighting import Sighting
 from orchestrate.world import World
 from reports.verdicts import Verdict
 from tests.orchestrate.worlds import (
@@ -63,6 +64,31 @@ def test_a_newly_idle_vm_is_marked_and_its_owner_told() -> None:
     assert (plan.kind, plan.made_s, plan.expires_s) == (PlanKind.RECLAIM, NOW_S, NOW_S + LIFE_S)
     assert found.seen is not None
     assert not check_plan(plan, world(), SETTINGS, settings_sha256=SETTINGS_SHA256, approvals=[approval(plan)])
+
+
+def test_evidence_is_asked_for_what_comes_into_the_plan_alone() -> None:
+    """Reading what a verdict rests on takes long; the best of the batch are explained, and nobody else."""
+    sightings, vms = many(3)
+    sightings = [replace(one, score=float(n), figures=()) for n, one in enumerate(sightings)]
+    asked: list[str] = []
+
+    def evidence(wanted: Collection[Sighting]) -> Mapping[str, Sighting]:
+        asked.extend(one.vm_id for one in wanted)
+        return {one.vm_id: replace(one, sentence="It sleeps.", figures=sighting().figures) for one in wanted}
+
+    found = reclaim(world(sightings, vms), top=1, evidence=evidence)
+    assert asked == [uuid(3)]
+    assert {one.reason for one in found.plan.steps} == {"It sleeps."}
+    assert {one.figures for one in found.plan.steps} == {sighting().figures}
+
+
+def test_a_vm_whose_verdict_changed_while_its_evidence_was_read_is_not_in_the_plan() -> None:
+    """The later verdict holds."""
+
+    def evidence(wanted: Collection[Sighting]) -> Mapping[str, Sighting]:
+        return {one.vm_id: replace(one, verdict=Verdict.ACTIVE) for one in wanted}
+
+    assert verbs(reclaim(world(), evidence=evidence)) == []
 
 
 def test_after_the_grace_it_is_suspended() -> None:

@@ -115,6 +115,28 @@ def test_one_holder_at_a_time(records: Records) -> None:
     assert a_lease(records, "b", now_s=NOW_S + 119.9).token == 3
 
 
+def test_the_last_order_is_what_reached_the_hypervisor_last(records: Records) -> None:
+    """Of this very VM; marks, refusals and what was left alone are no orders, what is open may have been one."""
+    lease = a_lease(records)
+    assert records.last_order(ref(1)) is None
+    outcomes: list[tuple[Verb | Mark, int, Outcome]] = [
+        (Verb.SUSPEND, 1, Outcome.DONE),
+        (Verb.RESUME, 2, Outcome.DONE),
+        (Mark.UNMARK, 1, Outcome.DONE),
+        (Verb.STOP, 1, Outcome.FAILED),
+        (Verb.STOP, 1, Outcome.SKIPPED),
+    ]
+    for verb, number, outcome in outcomes:
+        records.settle(begun(records, lease, verb, number), outcome, "so", by="a", now_s=NOW_S + 2)
+    found = records.last_order(ref(1))
+    assert found is not None
+    assert (found.action_id, found.step.verb, found.outcome) == (1, Verb.SUSPEND, Outcome.DONE)
+    assert records.last_order(replace(ref(1), driver="la_")) is None
+    assert records.last_order(ref(1)) == found
+    opened = begun(records, lease, Verb.RESUME)
+    assert records.last_order(ref(1)) == opened
+
+
 def test_a_lease_is_renewed_and_released(records: Records) -> None:
     """Renewing moves the end and keeps the token; a released lease is free at once, and tokens go on from there."""
     lease = a_lease(records)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -48,6 +49,21 @@ def test_a_kill_switch_that_cannot_be_looked_at_stops(tmp_path: Path) -> None:
     assert "cannot be looked at" in (read_kill_switch(tmp_path / "STOP") or "")
     (tmp_path / "file").touch()
     assert "cannot be looked at" in (read_kill_switch(tmp_path / "file" / "STOP") or "")
+
+
+def test_a_kill_switch_where_nothing_is_mounted_stops(tmp_path: Path) -> None:
+    """Whether somebody has set it there cannot be told; a place that the settings did not name may be empty."""
+    path = tmp_path / "shared" / "STOP"
+    assert read_kill_switch(path) is None
+    assert "there is no folder" in (read_kill_switch(path, needs_folder=True) or "")
+    path.parent.mkdir()
+    assert read_kill_switch(path, needs_folder=True) is None
+
+
+def test_a_pipe_in_the_place_of_the_kill_switch_stops_and_is_not_waited_for(tmp_path: Path) -> None:
+    """Whatever was put there, it is there."""
+    os.mkfifo(tmp_path / "STOP")
+    assert "is there" in (read_kill_switch(tmp_path / "STOP") or "")
 
 
 def test_the_world_puts_everything_together(control: Control) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -15,7 +17,7 @@ from orchestrate.undo import plan_undo, plan_wake
 from tests.orchestrate.worlds import NOW_S, SETTINGS_SHA256, action, ref, step, vm
 
 
-def undo(actions: Sequence[Action], live: Sequence[Vm]) -> Plan:
+def undo(actions: Sequence[Action], live: Sequence[Vm], **others: Any) -> Plan:
     found = plan_undo(
         actions,
         {one.ref: one for one in live},
@@ -23,6 +25,7 @@ def undo(actions: Sequence[Action], live: Sequence[Vm]) -> Plan:
         now_s=NOW_S,
         made_by="ann",
         settings_sha256=SETTINGS_SHA256,
+        **others,
     )
     assert (found.kind, found.undoes) == (PlanKind.UNDO, "run-1")
     assert {one.verb for one in found.steps} <= ALLOWED[PlanKind.UNDO]
@@ -49,6 +52,33 @@ def test_every_step_that_was_done_has_its_inverse(done: Step, live: Vm, inverse:
     assert (found.verb, found.ref, found.expected.state, found.vm_id) == (inverse, ref(), live.state, done.vm_id)
     assert found.reason == f"Undoes {done.verb} of the run run-1."
     assert (found.figures, found.freed_vcpus, found.target_host_id) == ((), None, None)
+
+
+@pytest.mark.parametrize(
+    ("done", "live", "since", "stays"),
+    [
+        # Suspended, undone, and suspended again: the second suspension is another run's.
+        (step(Verb.SUSPEND), vm(state=VmState.SUSPENDED), action(step(Verb.SUSPEND), action_id=9), True),
+        (step(Verb.SUSPEND), vm(state=VmState.SUSPENDED), action(step(Verb.RESUME), action_id=9), True),
+        (step(Verb.STOP), vm(state=VmState.OFF), action(step(Verb.START), action_id=9, outcome=None), True),
+        (step(Mark.MARK), vm(), action(step(Mark.MARK), action_id=9), True),
+        (step(Mark.MARK), vm(), action(step(Mark.NOTIFY), action_id=9), False),
+        (step(Verb.SUSPEND), vm(state=VmState.SUSPENDED), action(step(Verb.RESUME), action_id=0), False),
+        (step(Verb.SUSPEND), vm(state=VmState.SUSPENDED), action(step(Verb.SUSPEND, 2), action_id=9), False),
+        (
+            step(Verb.SUSPEND),
+            vm(state=VmState.SUSPENDED),
+            action(step(Verb.RESUME), action_id=9, outcome=Outcome.FAILED),
+            False,
+        ),
+    ],
+)
+def test_what_another_run_did_since_is_not_undone(done: Step, live: Vm, since: Action, stays: bool) -> None:
+    """A VM that is as the run left it by chance alone is somebody else's doing."""
+    found = undo([action(done)], [live], later=[replace(since, run_id="run-2")])
+    assert (not found.steps) is stays
+    if stays:
+        assert found.notes == (f"dev-1: {done.verb} is not undone: {since.step.verb} of the run run-2 came after it",)
 
 
 def test_a_move_leads_back() -> None:

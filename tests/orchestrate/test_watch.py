@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from orchestrate.driver import NotFound, Unreachable, Verb
+from orchestrate.driver import NotFound, Order, Unreachable, Verb
 from orchestrate.inventory import Vm, VmRef, VmState
 from orchestrate.plan import Mark, PlanKind
 from orchestrate.records import Approval, Outcome, Run, Rung
 from orchestrate.wakes import WakeState
-from orchestrate.waking import BUSY, GONE, NOT_DONE, OCCUPIED, STOPPED, UNREACHABLE
+from orchestrate.waking import BUSY, GONE, NOT_DONE, NOT_OURS, OCCUPIED, STOPPED, UNREACHABLE
 from orchestrate.watch import BY
 from orchestrate.watch_state import STATUS_FILE_NAME, Status, Turn, TurnEnd, WatchSettings, write_status
 from tests.orchestrate.control_house import GRACE_S, IDLE, House, house, idle_vms
@@ -383,6 +383,20 @@ def test_a_vm_of_a_driver_that_is_gone(auto: House) -> None:
         wake = seen.wakes.find(ref)
         assert wake is not None
         assert (wake.state, wake.words) == (WakeState.FAILED, GONE)
+
+
+def test_a_link_does_not_wake_what_somebody_else_put_to_sleep(auto: House) -> None:
+    """An admin who suspends a VM by hand, maybe to keep it away from the network, is not undone by an old mail."""
+    with watched(auto, OFTEN) as seen:
+        driver = seen.control.sites.drivers["lab"]
+        assert driver.begin(Order(verb=Verb.SUSPEND, uuid=IDLE), 5.0).wait(600.0)
+        seen.wakes.ask(REF, IDLE, now_s=auto.now_s)
+        seen.watch.see_to_wakes()
+        wake = seen.wakes.find(REF)
+        assert wake is not None
+        assert (wake.state, wake.words) == (WakeState.FAILED, NOT_OURS)
+        assert auto.state(IDLE) is VmState.SUSPENDED
+        assert seen.control.records.runs() == []
 
 
 def test_a_vm_that_is_being_changed_is_left_alone(auto: House, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -109,6 +109,7 @@ def upgrade() -> None:
         sa.Column("due_s", sa.Double(), comment="the next rung not before it"),
         sa.Column("boot", sa.Text(), comment="boot id of the agent when it was marked"),
         sa.Column("run_id", sa.Text()),
+        sa.Column("owner", sa.Text(), comment="when it was marked or told of; empty: nobody's that was known"),
     )
     op.create_table(
         "control_seen",

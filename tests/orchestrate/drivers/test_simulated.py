@@ -198,7 +198,7 @@ def test_memory_has_to_fit(verb: Verb, clock: FakeTime) -> None:
         with pytest.raises(Refused, match="memory"):
             driver.begin(Order(verb=verb, uuid="b", target_host_id=target), 10.0)
         assert first.wait(600.0) is True
-    assert site.mem_used_bytes("h1") == 40 * GIB
+    assert site.mem_used_bytes()["h1"] == 40 * GIB
 
 
 def test_a_host_that_takes_no_vms_refuses_moves(clock: FakeTime) -> None:
