@@ -13,11 +13,11 @@ from agent.settings import parse_count
 from bench.outcome import Bar, Outcome, Say
 from orchestrate.driver import Capabilities, Verb
 from orchestrate.groups import MoveSettings, ReclaimSettings
+from orchestrate.hotspots.planners.registry import PLANNERS
+from orchestrate.hotspots.relief import ReliefSettings, plan_relief
 from orchestrate.inventory import Host, Inventory, Vm, VmRef, VmState
 from orchestrate.limits import Limits
 from orchestrate.plan import encode_plan
-from orchestrate.planners.registry import PLANNERS
-from orchestrate.relief import ReliefSettings, plan_relief
 from orchestrate.sighting import Fleet, Minute, Sighting
 from orchestrate.world import World, make_world
 from reports.verdicts import Verdict

@@ -211,7 +211,7 @@ def _watch(options: argparse.Namespace, config: OrchestrateConfig, around: Surro
 
 def _place_options(parser: argparse.ArgumentParser) -> None:
     from orchestrate.cli_parts import add_by
-    from orchestrate.place_cli import add_options
+    from orchestrate.hotspots.place_cli import add_options
 
     add_options(parser)
     add_by(parser)
@@ -220,9 +220,9 @@ def _place_options(parser: argparse.ArgumentParser) -> None:
 def _place(options: argparse.Namespace, config: OrchestrateConfig, around: Surroundings) -> int:
     from orchestrate.cli_parts import fail, who
     from orchestrate.control import open_control
-    from orchestrate.ledger import StaleSite
+    from orchestrate.hotspots.ledger import StaleSite
+    from orchestrate.hotspots.place_cli import run
     from orchestrate.moves import sites_now
-    from orchestrate.place_cli import run
 
     by = who(options)
     with open_control(config, clock=around.clock, pause=around.pause) as control:
@@ -242,13 +242,13 @@ def _place(options: argparse.Namespace, config: OrchestrateConfig, around: Surro
 
 
 def _detect_options(parser: argparse.ArgumentParser) -> None:
-    from orchestrate.detect_cli import add_options
+    from orchestrate.hotspots.detect_cli import add_options
 
     add_options(parser)
 
 
 def _detect(options: argparse.Namespace, _config: OrchestrateConfig, around: Surroundings) -> int:
-    from orchestrate.detect_cli import run
+    from orchestrate.hotspots.detect_cli import run
 
     return run(options, out=around.out, err=around.err, width=around.width, colour=around.colour)
 

@@ -18,8 +18,8 @@ from orchestrate.config_owners import OwnerConfig, parse_owners
 from orchestrate.config_reclaim import parse_reclaim
 from orchestrate.drivers.registry import DriverConfig, parse_drivers
 from orchestrate.groups import ReclaimSettings
+from orchestrate.hotspots.relief import ReliefSettings
 from orchestrate.matching import ENOUGH, Evidence
-from orchestrate.relief import ReliefSettings
 from reports.config import ReportConfig
 from reports.judging import settings_sha256 as judged_by
 from reports.policy import Policy

@@ -7,9 +7,9 @@ from dataclasses import replace
 from typing import TypeVar
 
 from agent.settings import SettingsReader, parse_count, parse_duration_s
-from orchestrate.detectors import DETECTORS
-from orchestrate.planners.registry import PLANNERS
-from orchestrate.relief import ReliefSettings
+from orchestrate.hotspots.detectors import DETECTORS
+from orchestrate.hotspots.planners.registry import PLANNERS
+from orchestrate.hotspots.relief import ReliefSettings
 from reports.quantities import parse_limit, parse_positive_amount, parse_positive_ratio, parse_ratio
 
 _KEY = "orchestrate.hotspots"

@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from agent.settings import ConfigError, SettingsReader, parse_duration_s, parse_host_port
-from orchestrate.notify import LinkSettings, NotifySettings
+from orchestrate.owners.notify import LinkSettings, NotifySettings
 from orchestrate.watch_state import WatchSettings
 from reports.deliver.config import KEY as DELIVERIES
 from reports.deliver.config import parse_deliveries

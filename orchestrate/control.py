@@ -143,8 +143,8 @@ def _notifier(config: OrchestrateConfig, clock: Callable[[], float]) -> Notify:
     """Tells owners as the settings say. The key of their links is made at the first notice."""
 
     def notify(step: Step, plan: Plan) -> str:
-        from orchestrate.links import KEY_FILE_NAME, LinkKey  # noqa: PLC0415
-        from orchestrate.notify import Notifier  # noqa: PLC0415
+        from orchestrate.owners.links import KEY_FILE_NAME, LinkKey  # noqa: PLC0415
+        from orchestrate.owners.notify import Notifier  # noqa: PLC0415
 
         config.data_dir.mkdir(mode=0o700, exist_ok=True)
         key = LinkKey.load_or_create(config.data_dir / KEY_FILE_NAME)

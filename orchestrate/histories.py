@@ -22,7 +22,14 @@ from orchestrate.history_events import Events
 from orchestrate.history_oracle import Oracle
 from orchestrate.history_rules import Forbidden
 from orchestrate.history_truth import DAY_S, DRIVER, HOUR_S, Truth, draw_truth
-from orchestrate.history_watched import Breakage, Crash, RandomFaults, Setting, WatchedRecords
+from orchestrate.history_watched import (
+    AnyWatchedRecords,
+    Breakage,
+    Crash,
+    RandomFaults,
+    Setting,
+    WatchedRecords,
+)
 from orchestrate.inventory import Vm, VmState
 from orchestrate.plan import INVERSE, LIFE_S, Expected, Mark, Plan, PlanKind, Step, renumbered
 from orchestrate.reconcile import resolve
@@ -46,9 +53,16 @@ class History:
     counts: Counter[str] = field(default_factory=Counter)
 
 
-def run_history(seed: int, *, breakage: Breakage | None = None, say: Say | None = None) -> History:
-    """Lives through the history of a seed. Args: say: told of each thing that happens, for people."""
-    story = _Story(seed, breakage or Breakage(), say)
+def run_history(
+    seed: int, *, breakage: Breakage | None = None, say: Say | None = None, records: AnyWatchedRecords | None = None
+) -> History:
+    """Lives through the history of a seed.
+
+    Args:
+        say: told of each thing that happens, for people.
+        records: empty ones; None: in memory.
+    """
+    story = _Story(seed, breakage or Breakage(), say, WatchedRecords() if records is None else records)
     try:
         story.live()
     except Forbidden as forbidden:
@@ -60,14 +74,14 @@ def run_history(seed: int, *, breakage: Breakage | None = None, say: Say | None 
 class _Story:
     """One history as it goes on."""
 
-    def __init__(self, seed: int, breakage: Breakage, say: Say | None) -> None:
+    def __init__(self, seed: int, breakage: Breakage, say: Say | None, records: AnyWatchedRecords) -> None:
         self._rng = rng = random.Random(seed)  # noqa: S311 - no secret
         self._say = say
         self.truth: Truth = draw_truth(rng)
         faults = rng.choice([0.0, 0.02, 0.2])
         self.truth.site.set_faults(RandomFaults(rng, faults))
         self._trouble = rng.choice([0.0, 0.01, 0.05, 0.15])
-        self._records = WatchedRecords()
+        self._records = records
         self.oracle = Oracle(truth=self.truth, leader=self._records.leader, unsettled=self._records.truly_unsettled)
         self._records.moment, self._records.oracle, self._records.breakage = self._moment, self.oracle, breakage
         driver = SimulatedDriver(DRIVER, MemoryKeeper(self.truth.site), self.truth.time)
@@ -102,7 +116,7 @@ class _Story:
             g.stop_grace_s for g in self.truth.settings.groups if g.stop_grace_s <= 7 * DAY_S or rng.random() < 0.3
         ]
         deeds = [self._watch] * 5 + [self._plan] * 3 + [self._apply] * 4
-        deeds += [self._undo, self._wake, self._resolve, self._rave, self._rave]
+        deeds += [self._undo, self._wake, self._resolve, self._relieve, self._rave, self._rave]
         eventful = rng.choice([0.1, 0.3, 0.6])
         for _ in range(rng.randint(5, 16)):
             self.truth.time.pass_(rng.choice(waits) + rng.choice([1.0, 30.0, 600.0]))
@@ -164,6 +178,13 @@ class _Story:
                 self.tell(f"refused: {refusal.words}")
             for action in result.actions:
                 self.tell(f"{action.step.verb} {action.step.ref.uuid}: {action.outcome}: {action.words}")
+
+    def _relieve(self, controller: Controller) -> None:
+        plan = controller.relieve()
+        if plan.steps:
+            self.oracle.counts["relief"] += 1
+            self._pending.append(plan)
+            self._apply(controller)
 
     def _rave(self, controller: Controller) -> None:
         """A planner gone mad: whatever it plans is well written, shown and approved, and only the guards stand by."""

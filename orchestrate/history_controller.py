@@ -12,6 +12,7 @@ from orchestrate.history_sources import HistorySources
 from orchestrate.history_truth import DRIVER
 from orchestrate.history_watched import Setting, WatchedDriver
 from orchestrate.inventory import Vm, VmRef
+from orchestrate.moves import plan_moves
 from orchestrate.orders import Timeouts
 from orchestrate.plan import Plan, PlanKind, Step
 from orchestrate.reclaim import Reclaim, plan_reclaim
@@ -53,6 +54,15 @@ class Controller:
         result = self._run(plan, lease, unattended=False)
         self._release(lease)
         return result
+
+    def relieve(self) -> Plan:
+        """Moves off hot hosts, as a person sees them."""
+        setting, sources = self._setting, cast(Sources, self._sources)
+        plan = plan_moves(sources, sources.world(all_minutes=True), PlanKind.RELIEF, made_by=self.who).plan
+        if plan.steps:
+            setting.records.add_plan(plan)
+            setting.oracle.previewed(plan)
+        return plan
 
     def live(self) -> Mapping[VmRef, Vm]:
         """VMs as they are."""

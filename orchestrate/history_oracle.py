@@ -15,7 +15,9 @@ from orchestrate.driver import AFTER, BEFORE, Order, Verb
 from orchestrate.drivers.simulated_values import Job, JobState
 from orchestrate.groups import Approve
 from orchestrate.history_rules import (
+    AT_ONCE_S,
     CLOCK_SLACK_S,
+    LOOK_S,
     Forbidden,
     check_doubt,
     check_exempt,
@@ -24,14 +26,14 @@ from orchestrate.history_rules import (
     is_in_use,
     outage_of,
 )
-from orchestrate.history_truth import DAY_S, HOUR_S, Truth
+from orchestrate.history_taken import TAKING, Takings
+from orchestrate.history_truth import DAY_S, Agent, Truth
 from orchestrate.inventory import VmState
 from orchestrate.plan import Plan, PlanKind
 from orchestrate.records import Action, Lease, Outcome, Rung
 from orchestrate.refusal import Rule
 from reports.verdicts import Verdict
 
-_TAKING = frozenset({Verb.SUSPEND, Verb.STOP, Verb.MIGRATE_LIVE, Verb.MIGRATE_COLD})
 _UNDONE_BY = {
     Verb.SUSPEND: Verb.RESUME,
     Verb.RESUME: Verb.SUSPEND,
@@ -47,7 +49,7 @@ _ORDER = (Rung.REPORT, Rung.MARK, Rung.NOTIFY, Rung.SUSPEND, Rung.STOP)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Applying:
-    """A plan that a controller applies just now. Args: outage: there was one when it began."""
+    """A plan that a controller applies just now. Args: outage: there was one at its last look."""
 
     plan: Plan
     sha256: str
@@ -56,14 +58,14 @@ class _Applying:
     limits: str | None
 
 
-@dataclass(slots=True, kw_only=True)
-class _Taken:
-    """An order that took something from a VM. Args: host_id, owner: as they were."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Look:
+    """A VM's live state was read. Args: wall_s: by the reader's clock. newest_s: of what its agent had told by then."""
 
+    uuid: str
     at_s: float
-    job: Job
-    host_id: str
-    owner: str | None
+    wall_s: float
+    newest_s: float | None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -86,12 +88,20 @@ class Oracle:
     _told: dict[str, tuple[float, float, int]] = field(default_factory=dict)
     # Of each VM that a controller put to sleep: by what.
     _asleep: dict[str, Job] = field(default_factory=dict)
+    # When a controller woke it, whatever for; and those that were woken to be stopped, by which plan.
+    _roused: dict[str, float] = field(default_factory=dict)
     _woken: dict[str, tuple[str, float]] = field(default_factory=dict)
-    _believed: dict[str, tuple[Verdict, float]] = field(default_factory=dict)
-    _taken: list[_Taken] = field(default_factory=list)
+    # Of each agent: its verdict at the last look that was believed, and at those shortly before, with their times.
+    _believed: dict[str, tuple[tuple[Verdict, float], ...]] = field(default_factory=dict)
+    _takings: Takings = field(init=False)
     _ordered: set[int] = field(default_factory=set)
-    # Of each controller: the VM that it looked at last.
-    _looked_at: dict[str, str] = field(default_factory=dict)
+    # Of each controller: what it looked at last.
+    _looked_at: dict[str, _Look] = field(default_factory=dict)
+    # Of each controller: when it looked at the whole fleet.
+    _saw_s: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._takings = Takings(self.truth)
 
     # What the history tells of.
 
@@ -105,9 +115,10 @@ class Oracle:
         for agent in self.truth.agents.values():
             if is_in_use(self.truth, agent, wall_s):
                 self._told.pop(agent.uuid, None)
-            # The silence of one that a controller put to sleep says nothing of it.
-            if not self._sleeps(agent.uuid):
-                self._believed[agent.vm_id] = (agent.told_verdict(wall_s), wall_s)
+            looks = [
+                (told, at_s) for told, at_s in self._believed.get(agent.vm_id, ()) if 0 <= wall_s - at_s < AT_ONCE_S
+            ]
+            self._believed[agent.vm_id] = (*looks, (agent.told_verdict(wall_s), wall_s))
 
     def previewed(self, plan: Plan) -> None:
         """A plan was shown, or written down by the service."""
@@ -124,12 +135,13 @@ class Oracle:
             sha256=plan.sha256,
             unattended=unattended,
             outage=self._outage(wall_s),
-            limits=self._over_limits(plan),
+            limits=self._takings.too_many(plan),
         )
         self._looked_at.pop(who, None)
 
     def saw(self, who: str, wall_s: float) -> None:
-        """It has read the whole world; before it applies a plan, that is when an outage has to be seen."""
+        """It has read the whole world; while it applies a plan, that is when an outage has to be seen."""
+        self._saw_s[who] = self.truth.time.true_s
         if (now := self._applying.get(who)) is not None:
             self._applying[who] = replace(now, outage=self._outage(wall_s))
 
@@ -145,7 +157,9 @@ class Oracle:
 
     def found(self, who: str, uuid: str) -> None:
         """A controller read the live state of a VM."""
-        self._looked_at[who] = uuid
+        time, agents = self.truth.time, self.truth.agents_of(uuid)
+        newest_s = agents[0].newest_s if agents else None
+        self._looked_at[who] = _Look(uuid=uuid, at_s=time.true_s, wall_s=time.wall_s(), newest_s=newest_s)
 
     def delivered(self, who: str, uuid: str, grace_s: float | None) -> None:
         """A notice reached an owner."""
@@ -163,25 +177,26 @@ class Oracle:
         uuid, verb = order.uuid, order.verb
         self.counts[verb] += 1
         now = self._during(who, uuid, verb)
-        self._check_twice(who, order, wall_s)
-        self._check_surprise(now, order, wall_s)
+        look = self._check_twice(who, order, wall_s)
+        self._check_surprise(now, order, look.wall_s)
         if now.plan.kind in _GIVES_BACK:
             if verb in {Verb.SUSPEND, Verb.STOP}:
                 raise Forbidden(Rule.BY_DEFAULT, f"{verb} of {uuid} by a plan that gives back")
             return
+        since_s = self.truth.time.true_s - self._saw_s.get(who, 0.0)
+        if since_s > LOOK_S:
+            raise Forbidden(Rule.IN_OUTAGE, f"{verb} of {uuid}, and the fleet was last looked at {since_s:.0f} s ago")
         if verb.is_migration:
             self._refuse_move(now, uuid)
             check_pinned(self.truth, uuid)
-            self._check_limits(uuid)
+            self._takings.check(uuid)
             return
         if now.plan.kind is not PlanKind.RECLAIM:
             raise Forbidden(Rule.BY_DEFAULT, f"{verb} of {uuid} by a plan that moves")
         self._refuse_unwanted(now, uuid, Rung.STOP if verb in {Verb.STOP, Verb.RESUME} else Rung.SUSPEND)
-        if (outage := self._outage(wall_s)) is not None:
-            raise Forbidden(Rule.IN_OUTAGE, f"{verb} of {uuid} in a run that an outage should have stopped: {outage}")
         check_exempt(self.truth, uuid, wall_s)
         if verb is Verb.SUSPEND:
-            check_doubt(self.truth, uuid, wall_s)
+            check_doubt(self.truth, uuid, wall_s=look.wall_s, newest_s=look.newest_s)
             check_guest(self.truth, uuid)
             self._check_told(uuid)
         elif verb is Verb.RESUME:
@@ -192,18 +207,16 @@ class Oracle:
             sha256, at_s = self._woken.get(uuid, ("", 0.0))
             if sha256 != now.sha256 or self.truth.time.true_s - at_s > CLOCK_SLACK_S:
                 raise Forbidden(Rule.SURPRISE, f"{uuid} is stopped and was not woken for that")
-        if verb in _TAKING:
-            self._check_limits(uuid)
+        if verb in TAKING:
+            self._takings.check(uuid)
 
     def took(self, job: Job, host_id: str) -> None:
         """The hypervisor accepted an order, whatever it answered."""
-        uuid = job.order.uuid
-        agents = self.truth.agents_of(uuid)
-        owner = agents[0].owner if agents else None
-        if job.order.verb in _TAKING:
-            self._taken.append(_Taken(at_s=self.truth.time.true_s, job=job, host_id=host_id, owner=owner))
+        self._takings.add(job, host_id)
         if job.order.verb is Verb.SUSPEND:
-            self._asleep[uuid] = job
+            self._asleep[job.order.uuid] = job
+        elif job.order.verb in {Verb.RESUME, Verb.START}:
+            self._roused[job.order.uuid] = self.truth.time.true_s
 
     def settled(self, action: Action, by_person: bool) -> None:
         """An outcome was written down."""
@@ -212,8 +225,7 @@ class Oracle:
             return
         guest = self.truth.guest(uuid)
         if by_person and action.outcome is Outcome.FAILED:
-            # Somebody looked, and says that nothing was taken.
-            self._taken = [each for each in self._taken if each.job.order.uuid != uuid]
+            self._takings.forget(uuid)
         if by_person or guest is None:
             return
         is_there = not verb.is_migration or guest.host_id == action.step.target_host_id
@@ -301,8 +313,11 @@ class Oracle:
         if slept_s < group.stop_grace_s - CLOCK_SLACK_S:
             raise Forbidden(Rule.SURPRISE, f"{uuid} is stopped after {slept_s:.0f} s of {group.stop_grace_s:.0f}")
 
-    def _check_twice(self, who: str, order: Order, wall_s: float) -> None:
-        """Rules 7 and 8: one leader, one intent written down with its inverse, one order, on what was read."""
+    def _check_twice(self, who: str, order: Order, wall_s: float) -> _Look:
+        """Rules 7 and 8: one leader, one intent written down with its inverse, one order, on what was read.
+
+        Returns: when and how it was read.
+        """
         uuid, lease = order.uuid, self.leader()
         if lease is None or lease.holder != who or wall_s >= lease.expires_s:
             raise Forbidden(Rule.TWICE, f"{who} gives {order.verb} of {uuid} without the lease: {lease}")
@@ -317,45 +332,23 @@ class Oracle:
         self._ordered.add(action.action_id)
         if action.step.inverse != _UNDONE_BY[order.verb]:
             raise Forbidden(Rule.IRREVERSIBLE, f"{order.verb} of {uuid} and its inverse is {action.step.inverse}")
-        if self._looked_at.pop(who, None) != uuid:
+        look = self._looked_at.pop(who, None)
+        if look is None or look.uuid != uuid or self.truth.time.true_s - look.at_s > LOOK_S:
             raise Forbidden(Rule.TWICE, f"{order.verb} of {uuid} whose live state was not read just before")
         guest = self.truth.guest(uuid)
         if guest is None or guest.state is not BEFORE[order.verb] or guest.job is not None:
             raise Forbidden(Rule.TWICE, f"{order.verb} of {uuid}, which is {guest and guest.state}")
-
-    def _check_limits(self, uuid: str) -> None:
-        """Rule 4: what was taken within an hour, this order included."""
-        guest, agents = self.truth.guest(uuid), self.truth.agents_of(uuid)
-        host_id, owner = guest.host_id if guest else "", agents[0].owner if agents else None
-        recent, limits = self._recent(), self.truth.settings.limits
-        counts = {
-            "in an hour": (len(recent), limits.hour),
-            f"on {host_id}": (sum(each.host_id == host_id for each in recent), limits.host),
-            f"of {owner}": (sum(each.owner == owner for each in recent), limits.owner),
-        }
-        for where, (count, limit) in counts.items():
-            if count + 1 > limit:
-                raise Forbidden(Rule.OVER_LIMIT, f"{uuid} would be number {count + 1} {where}, of {limit}")
-
-    def _over_limits(self, plan: Plan) -> str | None:
-        """Rule 4: a plan over a limit is not begun."""
-        taking = sum(step.verb in _TAKING for step in plan.steps)
-        limits = self.truth.settings.limits
-        if taking > limits.run:
-            return f"{taking} at once, of {limits.run}"
-        if taking and taking + len(self._recent()) > limits.hour:
-            return f"{taking} after {len(self._recent())} in an hour, of {limits.hour}"
-        return None
-
-    def _recent(self) -> list[_Taken]:
-        """What was not carried out counts no more."""
-        since_s = self.truth.time.true_s - HOUR_S + CLOCK_SLACK_S
-        return [each for each in self._taken if each.at_s > since_s and each.job.state is not JobState.FAILED]
+        return look
 
     def _outage(self, wall_s: float) -> str | None:
-        awake = [agent for agent in self.truth.agents.values() if not self._sleeps(agent.uuid)]
-        return outage_of(self.truth, awake, self._believed, wall_s)
-
-    def _sleeps(self, uuid: str) -> bool:
-        guest = self.truth.guest(uuid)
-        return uuid in self._asleep and guest is not None and guest.state in _STILL
+        awake: list[Agent] = []
+        asleep: list[Agent] = []
+        roused: list[Agent] = []
+        since_s = self.truth.time.true_s - self.truth.settings.fresh_s - CLOCK_SLACK_S
+        for agent in self.truth.agents.values():
+            guest = self.truth.guest(agent.uuid)
+            if agent.uuid in self._asleep and guest is not None and guest.state in _STILL:
+                asleep.append(agent)
+            else:
+                (roused if self._roused.get(agent.uuid, 0.0) > since_s else awake).append(agent)
+        return outage_of(self.truth, awake, asleep, roused, self._believed, wall_s)

@@ -14,6 +14,11 @@ from reports.verdicts import Verdict
 
 # How far a controller's clock can be off while samples still look fresh to it, at both ends of a span.
 CLOCK_SLACK_S = 900.0
+# Looking comes before acting, and what changes in between nobody can see: a reading takes seconds, and a controller may
+# stand still for as long as its lease holds. What was true at a look no older than this is what an order is judged by.
+LOOK_S = 120.0
+# Two looks no further apart see the same change, and a verdict may be compared with that of either.
+AT_ONCE_S = 1800.0
 # Of a VM whose use changed within that time, the mean of two readings may say this or that.
 _SETTLED_S = 1000.0
 
@@ -26,8 +31,11 @@ class Forbidden(BaseException):
         super().__init__(f"{rule}: {words}")
 
 
-def check_doubt(truth: Truth, uuid: str, wall_s: float) -> None:
-    """Rule 2: enough data, fresh, and idle now; what is not known is no idleness."""
+def check_doubt(truth: Truth, uuid: str, *, wall_s: float, newest_s: float | None) -> None:
+    """Rule 2: enough data, fresh, and idle now; what is not known is no idleness.
+
+    Args: wall_s: by the controller's clock, when it looked. newest_s: of the samples that there were by then.
+    """
     agents = truth.agents_of(uuid)
     if len(agents) != 1:
         raise Forbidden(Rule.ON_DOUBT, f"{uuid} has {len(agents)} agents")
@@ -39,7 +47,7 @@ def check_doubt(truth: Truth, uuid: str, wall_s: float) -> None:
         "has too few days": days is None or days < wanted.min_days,
         "has gaps": agent.coverage_ratio is None or agent.coverage_ratio < wanted.min_coverage_ratio,
         "is not fresh": age_s is None or age_s >= wanted.fresh_s + CLOCK_SLACK_S,
-        "is not fresh by the clock": agent.newest_s is None or wall_s - agent.newest_s >= wanted.fresh_s,
+        "is not fresh by the clock": newest_s is None or wall_s - newest_s >= wanted.fresh_s,
         "has a wrong clock": agent.skew_s is None or abs(agent.skew_s) > wanted.max_skew_s,
         "is flagged": bool(agent.flags),
         "woke up": agent.cpu_ratio > wanted.recent_cpu_ratio,
@@ -102,30 +110,41 @@ def is_in_use(truth: Truth, agent: Agent, wall_s: float) -> bool:
 
 
 def outage_of(
-    truth: Truth, awake: Sequence[Agent], believed: Mapping[str, tuple[Verdict, float]], wall_s: float
+    truth: Truth,
+    awake: Sequence[Agent],
+    asleep: Sequence[Agent],
+    roused: Sequence[Agent],
+    believed: Mapping[str, Sequence[tuple[Verdict, float]]],
+    wall_s: float,
 ) -> str | None:
     """Rule 3: too many silent, or judged anew, at once.
 
     Args:
-        awake: agents whose VMs no controller put to sleep.
-        believed: by the agent's id, its verdict at the last look that was no outage, and when that was.
+        awake: agents whose VMs no controller put to sleep, nor woke just now. asleep, roused: those whose VMs one did.
+            They belong to the fleet all the same; their silence or another verdict is the controllers' own doing.
+        believed: by the agent's id, its verdict at the last look that was no outage and at those shortly before, and
+            when they were. What flaps between two of these has not changed.
     """
     if not truth.live:
         return "the aggregator does not answer"
     wanted = truth.settings
     told = [agent.newest_s for agent in awake if agent.newest_s is not None]
+    # One that was woken and tells again may count by now.
+    told += [at_s for agent in roused if (at_s := agent.newest_s) is not None and wall_s - at_s < wanted.fresh_s]
     known = [at_s for at_s in told if wall_s - at_s <= DAY_S]
     silent = sum(wall_s - at_s >= wanted.fresh_s for at_s in known)
     if told and not known:
         return "nobody has told within a day"
     if known and silent / len(known) > wanted.outage_ratio:
         return f"{silent} of {len(known)} are silent"
-    compared = changed = 0
+    compared = sum(agent.vm_id in believed for agent in (*asleep, *roused))
+    changed = 0
     for agent in awake:
-        verdict, at_s = believed.get(agent.vm_id, (None, 0.0))
-        if verdict is not None and abs(wall_s - at_s) <= DAY_S:
+        looks = believed.get(agent.vm_id, ())
+        if looks and abs(wall_s - looks[-1][1]) <= DAY_S:
+            now = agent.told_verdict(wall_s)
             compared += 1
-            changed += agent.told_verdict(wall_s) is not verdict
+            changed += all(verdict is not now and abs(wall_s - at_s) <= DAY_S for verdict, at_s in looks)
     if compared and changed / compared > wanted.outage_ratio:
         return f"{changed} of {compared} are judged anew"
     return None

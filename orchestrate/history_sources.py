@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from orchestrate.driver import DriverError
 from orchestrate.groups import ReclaimSettings
-from orchestrate.history_truth import DAY_S, DRIVER
+from orchestrate.history_truth import DAY_S, DRIVER, HOUR_S
 from orchestrate.history_watched import Setting, WatchedDriver
+from orchestrate.hotspots.detectors import MeanOfLast
+from orchestrate.hotspots.planners.situation import PlannerSettings
+from orchestrate.hotspots.relief import ReliefSettings
 from orchestrate.inventory import Counters, Inventory, Vm, VmRef
 from orchestrate.outside import Outside, between
-from orchestrate.relief import ReliefSettings
 from orchestrate.sighting import Fleet
 from orchestrate.world import Scene, World, make_world
 
 _MIN_SPAN_S = 5.0
 _MAX_SPAN_S = 900.0
+# Hosts are hot as soon as some VM works, and a move is worth little: there is much to move.
+HOTSPOTS = ReliefSettings(
+    detector=MeanOfLast(n=1, threshold_ratio=0.05), planning=PlannerSettings(min_gain_ratio=0.0), cool_down_s=600.0
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +31,7 @@ class _Config:
 
     reclaim: ReclaimSettings
     settings_sha256: str
-    hotspots: ReliefSettings = field(default_factory=ReliefSettings)
+    hotspots: ReliefSettings = HOTSPOTS
 
 
 class _Sites:
@@ -48,6 +54,7 @@ class HistorySources:
         self._setting = setting
         self._driver = driver
         self._read: tuple[float, Counters] | None = None
+        self._old: World | None = None
         self.records = setting.records
         self.sites = _Sites(driver)
         self.clock = setting.truth.time.wall_s
@@ -62,14 +69,18 @@ class HistorySources:
 
     def world(self, *, all_minutes: bool = False) -> World:  # noqa: ARG002 - it tells them all anyway
         """All of it."""
+        blind, old = self._setting.breakage, self._old
+        if blind.hasty and old is not None and 0 <= self._now_s() - old.now_s < HOUR_S:
+            return old
         inventories, unread = self.look()
         outside = self._outside()
         now_s = self._now_s()
         fleet = self._setting.truth.fleet(now_s)
-        blind = self._setting.breakage
-        fleet = replace(fleet, sightings={vm_id: blind.sighting(one) for vm_id, one in fleet.sightings.items()})
-        told = {ref: blind.outside(each, fleet.sightings.get(ref.uuid)) for ref, each in outside.items()}
-        world = self._world(fleet, inventories, unread, told)
+        if blind.sighting is not None:
+            fleet = replace(fleet, sightings={vm_id: blind.sighting(one) for vm_id, one in fleet.sightings.items()})
+        if blind.outside is not None:
+            outside = {ref: blind.outside(each, fleet.sightings.get(ref.uuid)) for ref, each in outside.items()}
+        world = self._old = self._world(fleet, inventories, unread, outside)
         self._setting.oracle.saw(self._who, now_s)
         return world
 
@@ -88,13 +99,17 @@ class HistorySources:
         """One VM, read anew."""
         old, blind = world.scene(ref), self._setting.breakage
         agent = None if old.match is None else self._setting.truth.agents.get(old.match.vm_id)
-        sighting = None if agent is None else blind.sighting(agent.sighting(self._now_s()))
+        sighting = None if agent is None else agent.sighting(self._now_s())
+        if sighting is not None and blind.sighting is not None:
+            sighting = blind.sighting(sighting)
         outside = self._outside(ref).get(ref)
+        if outside is not None and blind.outside is not None:
+            outside = blind.outside(outside, sighting)
         return replace(
             self.remembered(old),
             vm=old.vm if vm is None else vm,
             sighting=sighting,
-            outside=None if outside is None else blind.outside(outside, sighting),
+            outside=outside,
         )
 
     def remembered(self, scene: Scene) -> Scene:
@@ -148,12 +163,12 @@ class HistorySources:
             return [], {DRIVER: str(error)}
 
     def _outside(self, only: VmRef | None = None) -> Mapping[VmRef, Outside]:
-        """Between a reading of some minutes ago and now; waits a little where there is none."""
+        """Between a reading of some minutes ago and now; waits a little where there is none, or one of just now."""
         time = self._setting.truth.time
         try:
-            if self._read is None or not _MIN_SPAN_S <= time.true_s - self._read[0] <= _MAX_SPAN_S:
+            if self._read is None or time.true_s - self._read[0] > _MAX_SPAN_S:
                 self._read = (time.true_s, self._driver.counters(1.0))
-                time.pass_(_MIN_SPAN_S)
+            time.sleep_until(self._read[0] + _MIN_SPAN_S)
             (_, before), after = self._read, self._driver.counters(1.0)
         except DriverError:
             self._read = None

@@ -230,7 +230,8 @@ class Truth:
 def draw_truth(rng: random.Random) -> Truth:
     """A small site with its fleet, most of it idle."""
     time = Time()
-    hosts = tuple(ParkHost(host_id=f"h{n}", cores=64, mem_bytes=512 * _GIB) for n in range(rng.randint(1, 4)))
+    cores = rng.choice([8, 64])
+    hosts = tuple(ParkHost(host_id=f"h{n}", cores=cores, mem_bytes=512 * _GIB) for n in range(rng.randint(1, 4)))
     settings = draw_settings(rng)
     vms: list[ParkVm] = []
     agents: dict[str, Agent] = {}

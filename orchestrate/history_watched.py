@@ -8,7 +8,9 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 
+from orchestrate.database import SqlRecords
 from orchestrate.driver import Capabilities, Driver, Order, Task
 from orchestrate.drivers.simulated_faults import Fault
 from orchestrate.groups import ReclaimSettings
@@ -18,7 +20,7 @@ from orchestrate.inventory import Counters, Inventory, Vm
 from orchestrate.memory import MemoryRecords
 from orchestrate.outside import Outside
 from orchestrate.plan import Plan, Step
-from orchestrate.records import Action, Entry, Lease, Outcome
+from orchestrate.records import Action, Entry, Lease, Outcome, Records
 from orchestrate.sighting import Sighting
 from orchestrate.world import World
 
@@ -39,12 +41,14 @@ class Breakage:
         leaderless: it keeps acting under whatever lease it has.
         forgetful: it sees no open actions. wordless: it writes no intents.
         inattentive: it takes a VM for what it was at the last look.
+        hasty: it looks at the whole fleet once in an hour.
     """
 
     settings: Callable[[ReclaimSettings], ReclaimSettings] = lambda settings: settings
-    sighting: Callable[[Sighting], Sighting] = lambda sighting: sighting
-    vm: Callable[[Vm], Vm] = lambda vm: vm
-    outside: Callable[[Outside, Sighting | None], Outside] = lambda outside, _sighting: outside
+    # None: as it is. These three are asked of every VM at every look.
+    sighting: Callable[[Sighting], Sighting] | None = None
+    vm: Callable[[Vm], Vm] | None = None
+    outside: Callable[[Outside, Sighting | None], Outside] | None = None
     world: Callable[[World], World] = lambda world: world
     entry: Callable[[Entry], Entry] = lambda entry: entry
     planned: Callable[[Plan], Plan] = lambda plan: plan
@@ -53,6 +57,7 @@ class Breakage:
     forgetful: bool = False
     wordless: bool = False
     inattentive: bool = False
+    hasty: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +66,7 @@ class Setting:
 
     truth: Truth
     oracle: Oracle
-    records: WatchedRecords
+    records: AnyWatchedRecords
     driver: Driver
     moment: Moment
     breakage: Breakage
@@ -69,8 +74,8 @@ class Setting:
     notice_fails_ratio: float
 
 
-class WatchedRecords(MemoryRecords):
-    """Records at which things happen. Attributes: moment, oracle: set before the first use."""
+class _Watched:
+    """Records at which things happen; what keeps them comes after it. Attributes: set before the first use."""
 
     moment: Moment
     oracle: Oracle
@@ -79,35 +84,51 @@ class WatchedRecords(MemoryRecords):
     def renew(self, lease: Lease, *, now_s: float, life_s: float) -> Lease:
         if self.breakage.leaderless:
             return lease
-        return super().renew(lease, now_s=now_s, life_s=life_s)
+        return self._kept.renew(lease, now_s=now_s, life_s=life_s)
 
     def intend(self, run_id: str, step: Step, lease: Lease, *, now_s: float) -> Action:
         self.moment(lease.holder, "intend")
         if self.breakage.leaderless:
-            lease = self.leader() or lease
+            lease = self._kept.leader() or lease
         if self.breakage.wordless:
             return Action(action_id=0, run_id=run_id, step=step, begun_s=now_s, lease_token=lease.token)
-        action = super().intend(run_id, step, lease, now_s=now_s)
+        action = self._kept.intend(run_id, step, lease, now_s=now_s)
         self.moment(lease.holder, "intended")
         return action
 
     def unsettled(self) -> Sequence[Action]:
-        return () if self.breakage.forgetful else super().unsettled()
+        return () if self.breakage.forgetful else self._kept.unsettled()
 
     def truly_unsettled(self) -> Sequence[Action]:
         """For the oracle, whatever is broken."""
-        return super().unsettled()
+        return self._kept.unsettled()
 
     def settle(
         self, action: Action, outcome: Outcome, words: str, *, by: str, now_s: float, entry: Entry | None = None
     ) -> Action:
         self.moment(by, "settle")
-        known = next((each for each in self.actions(action.run_id) if each.action_id == action.action_id), None)
-        stands = super().settle(action, outcome, words, by=by, now_s=now_s, entry=entry)
+        known = next((each for each in self._kept.actions(action.run_id) if each.action_id == action.action_id), None)
+        stands = self._kept.settle(action, outcome, words, by=by, now_s=now_s, entry=entry)
         if stands != known:
             # Told twice, by two controllers, it was already looked at.
             self.oracle.settled(stands, by_person=by == "a person")
         return stands
+
+    @property
+    def _kept(self) -> Records:
+        # Typed so because a mixin does not know what it is mixed into.
+        return cast(Records, super())
+
+
+class WatchedRecords(_Watched, MemoryRecords):
+    """In memory."""
+
+
+class WatchedSqlRecords(_Watched, SqlRecords):
+    """In a database: slower by far, and the same histories."""
+
+
+AnyWatchedRecords = WatchedRecords | WatchedSqlRecords
 
 
 class RandomFaults:
@@ -144,8 +165,10 @@ class WatchedDriver:
 
     def inventory(self, timeout_s: float) -> Inventory:
         told = self._driver.inventory(timeout_s)
-        self._remembered = {vm.ref.uuid: vm for vm in told.vms}
-        return replace(told, vms=tuple(self._setting.breakage.vm(vm) for vm in told.vms))
+        blind = self._setting.breakage
+        if blind.inattentive:
+            self._remembered = {vm.ref.uuid: vm for vm in told.vms}
+        return told if blind.vm is None else replace(told, vms=tuple(blind.vm(vm) for vm in told.vms))
 
     def find(self, uuid: str, timeout_s: float) -> Vm:
         self._setting.moment(self._who, "find")
@@ -153,7 +176,8 @@ class WatchedDriver:
             return self._remembered[uuid]
         vm = self._driver.find(uuid, timeout_s)
         self._setting.oracle.found(self._who, uuid)
-        return self._setting.breakage.vm(vm)
+        blind = self._setting.breakage
+        return vm if blind.vm is None else blind.vm(vm)
 
     def counters(self, timeout_s: float) -> Counters:
         return self._driver.counters(timeout_s)

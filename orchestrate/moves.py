@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from orchestrate.host_loads import Loads
-from orchestrate.hosts import Site, busy_cores
-from orchestrate.ledger import Ledger, StaleSite, hold_id_of
+from orchestrate.hotspots.host_loads import Loads
+from orchestrate.hotspots.hosts import Site, busy_cores
+from orchestrate.hotspots.ledger import Ledger, StaleSite, hold_id_of
+from orchestrate.hotspots.relief import Counted, Relief, plan_relief, sites_of, why_no_room
 from orchestrate.plan import Plan, PlanKind, Step
 from orchestrate.records import Hold
 from orchestrate.refusal import Refusal, Rule
-from orchestrate.relief import Counted, Relief, plan_relief, sites_of, why_no_room
 from orchestrate.sources import Sources
 from orchestrate.world import World
 

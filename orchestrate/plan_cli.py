@@ -132,7 +132,7 @@ def run_plan(options: argparse.Namespace, config: OrchestrateConfig, around: Sur
         sqlalchemy.exc.DBAPIError.
     """
     from orchestrate.control import open_control  # noqa: PLC0415
-    from orchestrate.notify import NotifySettings  # noqa: PLC0415
+    from orchestrate.owners.notify import NotifySettings  # noqa: PLC0415
     from orchestrate.plan_answers import plan_json, plan_text  # noqa: PLC0415
     from orchestrate.planning import NO_END, plan_moving, plan_reclaiming  # noqa: PLC0415
 

@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 from orchestrate.control import Control
 from orchestrate.groups import Approve
 from orchestrate.guards import check_plan
-from orchestrate.host_loads import Loads
+from orchestrate.hotspots.host_loads import Loads
+from orchestrate.hotspots.relief import HotHost
 from orchestrate.inventory import VmRef
 from orchestrate.moves import plan_moves, promise_room
 from orchestrate.plan import Plan, PlanKind
 from orchestrate.reclaim import Reclaim, plan_reclaim
 from orchestrate.records import Approval
 from orchestrate.refusal import Refusal
-from orchestrate.relief import HotHost
 from orchestrate.world import World
 
 # A plan of everything that is due, whatever the batch is.

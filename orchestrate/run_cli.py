@@ -179,7 +179,7 @@ class _Listener:
     """
 
     def __init__(self, control: Control, vm_id: str, asked_s: float) -> None:
-        from orchestrate.wakes import newest_of  # noqa: PLC0415
+        from orchestrate.owners.wakes import newest_of  # noqa: PLC0415
 
         self._read = lambda: control.sources.live.read_one(vm_id)
         self._before = newest_of(self._read)
@@ -187,7 +187,7 @@ class _Listener:
 
     def wait(self, around: Surroundings) -> float | None:
         """Seconds from the call to the sample; None: it did not come in time."""
-        from orchestrate.wakes import time_to_sample  # noqa: PLC0415
+        from orchestrate.owners.wakes import time_to_sample  # noqa: PLC0415
 
         return time_to_sample(self._read, self._before, asked_s=self._asked_s, clock=around.clock, pause=around.pause)
 

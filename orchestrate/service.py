@@ -19,13 +19,13 @@ from twisted.python.threadpool import ThreadPool
 
 from orchestrate.config import OrchestrateConfig
 from orchestrate.control import Control, open_control
-from orchestrate.links import KEY_FILE_NAME, LinkKey
-from orchestrate.owner_files import load_owner_files, owner_environment
-from orchestrate.owner_pages import OwnerPages
-from orchestrate.owner_site import make_site
+from orchestrate.owners.files import load_owner_files, owner_environment
+from orchestrate.owners.links import KEY_FILE_NAME, LinkKey
+from orchestrate.owners.pages import OwnerPages
+from orchestrate.owners.site import make_site
+from orchestrate.owners.wakes import Wakes
+from orchestrate.owners.waking import Waker
 from orchestrate.sources import Sources
-from orchestrate.wakes import Wakes
-from orchestrate.waking import Waker
 from orchestrate.watch import Watch
 from orchestrate.watch_state import Status, Turn, TurnEnd, WatchSettings, write_status
 

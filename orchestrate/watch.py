@@ -15,12 +15,12 @@ from dataclasses import dataclass, field
 from orchestrate.control import Control, LeaseHeld
 from orchestrate.groups import Approve
 from orchestrate.guards import check_plan
-from orchestrate.host_loads import Loads
+from orchestrate.hotspots.host_loads import Loads
+from orchestrate.owners.waking import Waker
 from orchestrate.plan import Plan, PlanKind
 from orchestrate.planning import Planned, plan_moving, plan_reclaiming
 from orchestrate.reclaim import plan_reclaim
 from orchestrate.records import Lease, Outcome, StaleLease
-from orchestrate.waking import Waker
 from orchestrate.watch_state import Turn, TurnEnd, WatchSettings
 from orchestrate.words import short
 from orchestrate.world import World

@@ -35,8 +35,8 @@ def add_watch_options(parser: argparse.ArgumentParser) -> None:
 def run_once(config: OrchestrateConfig, around: Surroundings) -> int:
     """One turn. Returns: 0; 1: somebody has to look. Raises: as `orchestrate.control.open_control`."""
     from orchestrate.control import open_control  # noqa: PLC0415
-    from orchestrate.wakes import Wakes  # noqa: PLC0415
-    from orchestrate.waking import Waker  # noqa: PLC0415
+    from orchestrate.owners.wakes import Wakes  # noqa: PLC0415
+    from orchestrate.owners.waking import Waker  # noqa: PLC0415
     from orchestrate.watch import Watch  # noqa: PLC0415
 
     with open_control(config, clock=around.clock, pause=around.pause) as control:

@@ -7,7 +7,7 @@ import json
 
 from bench.__main__ import main
 from bench.relief import make_fleet
-from orchestrate.planners.registry import PLANNERS
+from orchestrate.hotspots.planners.registry import PLANNERS
 
 
 def test_every_planner_is_measured() -> None:

@@ -11,10 +11,10 @@ import sys
 from pathlib import Path
 
 from orchestrate.database import SqlRecords
-from orchestrate.hosts import HostSettings, Readings, Site, site_of
-from orchestrate.ledger import Ledger, Wish
+from orchestrate.hotspots.hosts import HostSettings, Readings, Site, site_of
+from orchestrate.hotspots.ledger import Ledger, Wish
 from orchestrate.schema import open_orchestrate_db
-from tests.orchestrate.hot_fleets import GIB, NOW_S, hosts, inventory_of
+from tests.orchestrate.hotspots.hot_fleets import GIB, NOW_S, hosts, inventory_of
 
 LIFE_S = 600.0
 HOST, HOST_GIB, WISH_GIB = "hv1", 16, 3

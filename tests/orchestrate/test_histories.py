@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from orchestrate.groups import Approve, Group, MoveSettings, ReclaimSettings
 from orchestrate.histories import run_history
-from orchestrate.history_watched import Breakage
+from orchestrate.history_watched import Breakage, WatchedSqlRecords
 from orchestrate.inventory import Vm
 from orchestrate.matching import match
 from orchestrate.outside import Outside
@@ -20,8 +21,11 @@ from orchestrate.refusal import Rule
 from orchestrate.sighting import Sighting
 from orchestrate.world import World
 from reports.verdicts import Verdict
+from tests.orchestrate.databases import open_copy
 
 HISTORIES = 1000
+# A database takes its time.
+SQL_HISTORIES = 8
 # A broken guard shows within so many histories, or the oracle is blind to it.
 PATIENCE = 3000
 
@@ -126,6 +130,7 @@ BROKEN: Mapping[str, tuple[Breakage, set[Rule]]] = {
     "forgets what is open": (Breakage(forgetful=True), {Rule.TWICE}),
     "writes no intents": (Breakage(wordless=True), {Rule.TWICE}),
     "does not look again": (Breakage(inattentive=True), {Rule.TWICE}),
+    "looks at the fleet now and then": (Breakage(hasty=True), {Rule.IN_OUTAGE, Rule.OVER_LIMIT}),
     "moves where nobody allows it": (Breakage(settings=_moves), {Rule.BY_DEFAULT}),
     "ignores pins": (settings(pin_tags=()), {Rule.EXEMPT}),
     "believes the guest": (Breakage(outside=_believed), {Rule.GUEST_ALONE}),
@@ -152,6 +157,23 @@ def test_a_seed_is_one_history() -> None:
         stories.append(lines)
     assert stories[0] == stories[1] != stories[2]
     assert len(stories[0]) > 3
+
+
+@pytest.mark.real
+def test_records_in_a_database_live_through_the_same(tmp_path: Path) -> None:
+    """Histories with records in SQL are, word for word, those with records in memory."""
+    for seed in range(SQL_HISTORIES):
+        stories: tuple[list[str], list[str]] = ([], [])
+        kept = run_history(seed, say=stories[0].append)
+        folder = tmp_path / str(seed)
+        folder.mkdir()
+        engine = open_copy(folder)
+        try:
+            stored = run_history(seed, say=stories[1].append, records=WatchedSqlRecords(engine))
+        finally:
+            engine.dispose()
+        assert stories[0] == stories[1], seed
+        assert stored == kept
 
 
 @pytest.mark.parametrize("name", BROKEN)

@@ -13,10 +13,10 @@ import sqlalchemy as sa
 
 from orchestrate.audit import verify_log
 from orchestrate.database import SqlRecords
-from orchestrate.ledger import Ledger
+from orchestrate.hotspots.ledger import Ledger
 from orchestrate.schema import open_orchestrate_db
 from tests.orchestrate.databases import a_fleet, open_copy
-from tests.orchestrate.hot_fleets import GIB
+from tests.orchestrate.hotspots.hot_fleets import GIB
 from tests.orchestrate.ledger_process import HOST_GIB, WISH_GIB, now_s
 from tests.postgres import postgres_database
 

@@ -13,10 +13,10 @@ import pytest
 
 from orchestrate.driver import NotFound, Order, Unreachable, Verb
 from orchestrate.inventory import Vm, VmRef, VmState
+from orchestrate.owners.wakes import WakeState
+from orchestrate.owners.waking import BUSY, GONE, NOT_DONE, NOT_OURS, OCCUPIED, STOPPED, UNREACHABLE
 from orchestrate.plan import Mark, PlanKind
 from orchestrate.records import Approval, Outcome, Run, Rung
-from orchestrate.wakes import WakeState
-from orchestrate.waking import BUSY, GONE, NOT_DONE, NOT_OURS, OCCUPIED, STOPPED, UNREACHABLE
 from orchestrate.watch import BY
 from orchestrate.watch_state import STATUS_FILE_NAME, Status, Turn, TurnEnd, WatchSettings, write_status
 from tests.orchestrate.control_house import GRACE_S, IDLE, House, house, idle_vms

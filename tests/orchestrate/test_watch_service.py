@@ -15,7 +15,7 @@ import pytest
 
 from orchestrate.control import open_control
 from orchestrate.inventory import VmState
-from orchestrate.links import Purpose
+from orchestrate.owners.links import Purpose
 from orchestrate.watch_state import TurnEnd
 from tests.orchestrate.control_house import IDLE, House, house
 from tests.orchestrate.watch_process import asleep, get, post, watching, write_links

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from orchestrate.control import Control, open_control
+from orchestrate.owners.wakes import Wakes
+from orchestrate.owners.waking import Waker
 from orchestrate.records import Lease
 from orchestrate.service import EndingSources, ending_control
-from orchestrate.wakes import Wakes
-from orchestrate.waking import Waker
 from orchestrate.watch import Watch
 from orchestrate.watch_state import WatchSettings
 from tests.orchestrate.control_house import SETTINGS, House, house

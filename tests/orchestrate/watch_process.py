@@ -15,7 +15,7 @@ from typing import Any
 from urllib.request import Request, urlopen
 
 from orchestrate.inventory import VmRef
-from orchestrate.links import KEY_FILE_NAME, Link, LinkKey, Purpose
+from orchestrate.owners.links import KEY_FILE_NAME, Link, LinkKey, Purpose
 from orchestrate.watch_state import STATUS_FILE_NAME
 from tests.orchestrate.control_house import SETTINGS, House
 from tests.reports.web.programs import start

@@ -1,0 +1,1 @@
+"""Hot hosts, moves off them, and room for new VMs."""

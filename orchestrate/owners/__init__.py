@@ -1,0 +1,1 @@
+"""What owners are told, and the door behind the links they get."""
