@@ -138,6 +138,9 @@ def unchanged(now: Moment) -> Iterator[Refusal]:
         yield now.refusal(Rule.SURPRISE, f"it {changed}")
     if expected.boot is not None and sighting is not None and sighting.boot not in {None, expected.boot}:
         yield now.refusal(Rule.SURPRISE, "it has started anew since the plan was made")
+    marked = now.scene.entry.boot if now.scene.entry is not None else None
+    if now.step.verb is Verb.SUSPEND and sighting is not None and sighting.boot is None and (expected.boot or marked):
+        yield now.refusal(Rule.ON_DOUBT, "whether it has started anew is not known")
 
 
 def on_its_rung(now: Moment) -> Iterator[Refusal]:

@@ -313,6 +313,11 @@ def test_never_surprises_a_vm_that_has_changed(now: dict[str, Any]) -> None:
     assert Rule.SURPRISE in of_step(None, MOVE, MOVES, **now)
 
 
+def test_never_acts_on_doubt_about_a_restart() -> None:
+    """The boot was known when it was marked or planned and is not now: it may have started anew."""
+    assert "started anew" in of_step(sighting=sighting(boot=None))[Rule.ON_DOUBT]
+
+
 @pytest.mark.parametrize(
     ("verb", "rung", "ago_s", "due"),
     [
