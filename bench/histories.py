@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 from agent.settings import parse_count
 from bench.outcome import Bar, Outcome, Say
-from orchestrate.histories import run_history
+from orchestrate.histories.history import run_history
 
 CHUNK = 250
 _SAY_EVERY_S = 10.0

@@ -14,8 +14,8 @@ from orchestrate.database import SqlRecords
 from orchestrate.driver import Capabilities, Driver, Order, Task
 from orchestrate.drivers.simulated_faults import Fault
 from orchestrate.groups import ReclaimSettings
-from orchestrate.history_oracle import Oracle
-from orchestrate.history_truth import Truth
+from orchestrate.histories.oracle import Oracle
+from orchestrate.histories.truth import Truth
 from orchestrate.inventory import Counters, Inventory, Vm
 from orchestrate.memory import MemoryRecords
 from orchestrate.outside import Outside

@@ -8,8 +8,8 @@ from dataclasses import replace
 
 from orchestrate.drivers.simulated_park import ParkVm
 from orchestrate.groups import ReclaimSettings
-from orchestrate.history_oracle import Oracle
-from orchestrate.history_truth import DAY_S, DRIVER, HOUR_S, Agent, Truth
+from orchestrate.histories.oracle import Oracle
+from orchestrate.histories.truth import DAY_S, DRIVER, HOUR_S, Agent, Truth
 from orchestrate.inventory import Shield, VmRef, VmState
 from orchestrate.records import Records, Rung
 from reports.verdicts import Verdict

@@ -3,7 +3,7 @@
 Each has a fleet of its own, two controllers, and everything that can go wrong: data that is missing, outages, verdicts
 that flap, exemptions that come and go, clocks that jump, drivers that fail, crashes between intent and result, a leader
 that is stopped past its lease, settings that change, stale and altered plans, the kill switch. An oracle
-(`orchestrate.history_oracle`) watches. The same seed is the same history, to the last call.
+(`orchestrate.histories.oracle`) watches. The same seed is the same history, to the last call.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from dataclasses import dataclass, field, replace
 from orchestrate.driver import AFTER, BEFORE, Verb
 from orchestrate.drivers.simulated import SimulatedDriver
 from orchestrate.drivers.simulated_state import MemoryKeeper
-from orchestrate.history_controller import Controller
-from orchestrate.history_events import Events
-from orchestrate.history_oracle import Oracle
-from orchestrate.history_rules import Forbidden
-from orchestrate.history_truth import DAY_S, DRIVER, HOUR_S, Truth, draw_truth
-from orchestrate.history_watched import (
+from orchestrate.histories.controller import Controller
+from orchestrate.histories.events import Events
+from orchestrate.histories.oracle import Oracle
+from orchestrate.histories.rules import Forbidden
+from orchestrate.histories.truth import DAY_S, DRIVER, HOUR_S, Truth, draw_truth
+from orchestrate.histories.watched import (
     AnyWatchedRecords,
     Breakage,
     Crash,

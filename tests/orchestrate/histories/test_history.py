@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from orchestrate.groups import Approve, Group, MoveSettings, ReclaimSettings
-from orchestrate.histories import run_history
-from orchestrate.history_watched import Breakage, WatchedSqlRecords
+from orchestrate.histories.history import run_history
+from orchestrate.histories.watched import Breakage, WatchedSqlRecords
 from orchestrate.inventory import Vm
 from orchestrate.matching import match
 from orchestrate.outside import Outside

@@ -8,9 +8,9 @@ from typing import cast
 from orchestrate.checks import FreshChecks
 from orchestrate.executor import Executor, Result
 from orchestrate.groups import Approve
-from orchestrate.history_sources import HistorySources
-from orchestrate.history_truth import DRIVER
-from orchestrate.history_watched import Setting, WatchedDriver
+from orchestrate.histories.sources import HistorySources
+from orchestrate.histories.truth import DRIVER
+from orchestrate.histories.watched import Setting, WatchedDriver
 from orchestrate.inventory import Vm, VmRef
 from orchestrate.moves import plan_moves
 from orchestrate.orders import Timeouts

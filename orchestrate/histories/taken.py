@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from orchestrate.driver import Verb
 from orchestrate.drivers.simulated_values import Job, JobState
-from orchestrate.history_rules import CLOCK_SLACK_S, Forbidden
-from orchestrate.history_truth import HOUR_S, Truth
+from orchestrate.histories.rules import CLOCK_SLACK_S, Forbidden
+from orchestrate.histories.truth import HOUR_S, Truth
 from orchestrate.plan import Plan
 from orchestrate.refusal import Rule
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from orchestrate.history_truth import DAY_S, Agent, Truth
+from orchestrate.histories.truth import DAY_S, Agent, Truth
 from orchestrate.inventory import VmState
 from orchestrate.refusal import Rule
 from reports.verdicts import Verdict

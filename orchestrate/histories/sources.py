@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 
 from orchestrate.driver import DriverError
 from orchestrate.groups import ReclaimSettings
-from orchestrate.history_truth import DAY_S, DRIVER, HOUR_S
-from orchestrate.history_watched import Setting, WatchedDriver
+from orchestrate.histories.truth import DAY_S, DRIVER, HOUR_S
+from orchestrate.histories.watched import Setting, WatchedDriver
 from orchestrate.hotspots.detectors import MeanOfLast
 from orchestrate.hotspots.planners.situation import PlannerSettings
 from orchestrate.hotspots.relief import ReliefSettings

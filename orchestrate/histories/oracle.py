@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from orchestrate.driver import AFTER, BEFORE, Order, Verb
 from orchestrate.drivers.simulated_values import Job, JobState
 from orchestrate.groups import Approve
-from orchestrate.history_rules import (
+from orchestrate.histories.rules import (
     AT_ONCE_S,
     CLOCK_SLACK_S,
     LOOK_S,
@@ -26,8 +26,8 @@ from orchestrate.history_rules import (
     is_in_use,
     outage_of,
 )
-from orchestrate.history_taken import TAKING, Takings
-from orchestrate.history_truth import DAY_S, Agent, Truth
+from orchestrate.histories.taken import TAKING, Takings
+from orchestrate.histories.truth import DAY_S, Agent, Truth
 from orchestrate.inventory import VmState
 from orchestrate.plan import Plan, PlanKind
 from orchestrate.records import Action, Lease, Outcome, Rung

@@ -1,0 +1,1 @@
+"""Random histories of the whole controller from a seed, watched by an oracle."""
