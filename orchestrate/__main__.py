@@ -28,7 +28,7 @@ examples:
   fallow-orchestrate plan --top 5            a dry run: what is due, why, and what is left out
   fallow-orchestrate approve 3f9c2b          somebody's yes to the plan whose hash begins so
   fallow-orchestrate apply 3f9c2b            that plan and nothing else, each step re-checked just before
-  fallow-orchestrate undo run-20270331-1     brings back what a run took
+  fallow-orchestrate undo 1b2c3d4e           brings back what a run took
   fallow-orchestrate status                  who leads, what is under way, what waits for a person
 """
 
