@@ -249,7 +249,8 @@ def _with_evidence(sighting: Sighting, judgement: Judgement) -> Sighting:
 
 
 def _figure(figure: ReportFigure) -> Figure:
-    days = "" if figure.days is None else f" in {figure.days} d"
+    # Some figures have their window in their words.
+    days = "" if figure.days is None or " days" in figure.words else f" in {figure.days} d"
     return Figure(
         rule=f"{figure.words}{days}",
         value=number(figure.value, figure.unit, beside=figure.limit),
