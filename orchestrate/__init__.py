@@ -1,1 +1,1 @@
-"""The orchestrator: gives the capacity back. It arrives with a later release."""
+"""The orchestrator: gives capacity back, by plans that a person approved and that can be undone."""

@@ -19,7 +19,7 @@ from orchestrate.config_reclaim import parse_reclaim
 from orchestrate.drivers.registry import DriverConfig, parse_drivers
 from orchestrate.groups import ReclaimSettings
 from orchestrate.hotspots.relief import ReliefSettings
-from orchestrate.matching import ENOUGH, Evidence
+from orchestrate.matching import ENOUGH, MAY_BE_ENOUGH, Evidence
 from reports.config import ReportConfig
 from reports.judging import settings_sha256 as judged_by
 from reports.policy import Policy
@@ -28,7 +28,7 @@ from reports.program import refuse_open_password
 KEY = "orchestrate"
 STOP_FILE = "STOP"
 # An address may have been another's yesterday: nothing is ever done on it.
-_ENOUGH_TO_ACT = {Evidence.UUID.value: Evidence.UUID, Evidence.MAC.value: Evidence.MAC}
+_ENOUGH_TO_ACT = {each.value: each for each in Evidence if each in MAY_BE_ENOUGH}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from aggregator.fleet_db import Schema, has_tables, open_part
+from aggregator.fleet_db import Schema, open_part
 from orchestrate.tables import metadata
 
 ORCHESTRATE = Schema(
@@ -26,11 +26,3 @@ def open_orchestrate_db(url: str | None, data_dir: Path) -> sa.Engine:
     A commit of this engine is on disk when it returns: SQLite syncs at each, PostgreSQL as `SqlRecords` asks it to.
     """
     return open_part(ORCHESTRATE, url, data_dir)
-
-
-def has_orchestrate_tables(connection: sa.Connection) -> bool:
-    """Whether the controller has written to this database yet.
-
-    Raises: ConfigError: its tables are older or newer than this program's.
-    """
-    return has_tables(connection, ORCHESTRATE)

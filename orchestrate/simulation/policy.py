@@ -11,8 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
-
 from orchestrate.simulation.park import Bools, Floats, Ints, Park
 
 TICK_S = 300
@@ -88,12 +86,6 @@ class View:
     ram_used_bytes: Floats
     awake: Bools
 
-    @property
-    def free_mips(self) -> Floats:
-        """(H,) what nobody asks for."""
-        free: Floats = np.maximum(self.park.hosts.mips - self.needed_mips, 0.0)
-        return free
-
 
 # The host of each VM at the start, before anything of its load is known.
 Placement = Callable[[Park], Sequence[int]]
@@ -113,10 +105,6 @@ class Policy(Protocol):
     def decide(self, view: View, /) -> Sequence[Move]:
         """The moves to start now, in order. What cannot be done is refused one by one, and counted."""
         ...
-
-
-# Makes the policy of one run. The seed is for those that draw lots.
-PolicyFactory = Callable[[int], Policy]
 
 
 class CannotPlace(Exception):

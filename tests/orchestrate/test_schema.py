@@ -12,8 +12,8 @@ from alembic.script import ScriptDirectory
 
 from agent.settings import ConfigError
 from aggregator import fleet
-from aggregator.fleet_db import migrate, open_fleet, reading
-from orchestrate.schema import ORCHESTRATE, has_orchestrate_tables, open_orchestrate_db
+from aggregator.fleet_db import has_tables, migrate, open_fleet, reading
+from orchestrate.schema import ORCHESTRATE, open_orchestrate_db
 from orchestrate.tables import metadata
 from reports import tables as report_tables
 from reports.schema import REPORT, open_report_db
@@ -89,13 +89,13 @@ def test_three_programs_share_a_database(data_dir: Path) -> None:
     """In any order of coming, and a reader sees whether the controller has been there."""
     engine = open_report_db(None, data_dir)
     with reading(engine) as connection:
-        assert not has_orchestrate_tables(connection)
+        assert not has_tables(connection, ORCHESTRATE)
     engine.dispose()
     open_orchestrate_db(None, data_dir).dispose()
     engine = open_report_db(None, data_dir)
     migrate(engine)
     with reading(engine) as connection:
-        assert has_orchestrate_tables(connection)
+        assert has_tables(connection, ORCHESTRATE)
     engine.dispose()
     assert list(data_dir.glob("*.bak")) == []
 
