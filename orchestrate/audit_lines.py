@@ -37,7 +37,8 @@ def plan_kept(plan: Plan, sha256: str) -> Line:
 
 
 def approved(approval: Approval) -> Line:
-    return Line(at_s=approval.at_s, who=approval.by, what="approval", body={"plan": approval.plan_sha256})
+    body = {"plan": approval.plan_sha256, "account": approval.account}
+    return Line(at_s=approval.at_s, who=approval.by, what="approval", body=body)
 
 
 def run_begun(run: Run, lease: Lease) -> Line:

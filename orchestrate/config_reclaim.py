@@ -23,6 +23,7 @@ _RECLAIM = "orchestrate.reclaim"
 _LIMITS = "orchestrate.limits"
 _GROUPS = f"{_RECLAIM}.groups"
 _MIGRATE = "migrate"
+_NEVER = "never"
 _NONE: tuple[str, ...] = ()
 
 
@@ -63,6 +64,7 @@ def parse_reclaim(
         limits=_limits(reader, base.limits),
         relief=_moves(reader, "orchestrate.hotspots", base.relief),
         consolidation=_moves(reader, "orchestrate.consolidation", base.consolidation),
+        two_persons_above=reader.take("orchestrate.approval.two_persons_above", _parse_above, base.two_persons_above),
     )
 
 
@@ -144,6 +146,14 @@ def _parse_approve(value: object) -> Approve:
         return Approve(str(value))
     except ValueError:
         raise ValueError(f"{value!r} is none of {', '.join(Approve)}") from None
+
+
+def _parse_above(value: object) -> int | None:
+    if value == _NEVER:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ValueError(f'{value!r} is neither a number of VMs (0: every plan that takes something) nor "{_NEVER}"')
+    return value
 
 
 def _parse_move(value: object) -> bool:

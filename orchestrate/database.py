@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -132,14 +132,20 @@ class SqlRecords:
 
     def approve(self, approval: Approval) -> None:
         table = tables.approval
-        same = sa.exists().where(table.c.plan_sha256 == approval.plan_sha256, table.c.by == approval.by)
+        same = sa.and_(table.c.plan_sha256 == approval.plan_sha256, table.c.by == approval.by)
         with self._writing() as connection:
-            if not connection.scalar(sa.select(same)):
+            known = connection.execute(sa.select(table.c.account).where(same)).first()
+            if known is None:
                 connection.execute(sa.insert(table).values(**asdict(approval)))
-                _tell(connection, audit_lines.approved(approval))
+            elif known.account is None and approval.account is not None:
+                checked = sa.update(table).where(same).values(account=approval.account, at_s=approval.at_s)
+                connection.execute(checked)
+            else:
+                return
+            _tell(connection, audit_lines.approved(approval))
 
     def approvals(self, plan_sha256: str) -> Sequence[Approval]:
-        columns = (tables.approval.c.plan_sha256, tables.approval.c.by, tables.approval.c.at_s)
+        columns = (tables.approval.c[each.name] for each in fields(Approval))
         wanted = sa.select(*columns).where(tables.approval.c.plan_sha256 == plan_sha256)
         with reading(self._engine) as connection:
             rows = connection.execute(wanted.order_by(tables.approval.c.number)).mappings()

@@ -25,7 +25,9 @@ def plan_document(plan: Plan, approvals: Sequence[Approval] = ()) -> Document:
         "sha256": plan.sha256,
         "made": iso_time(plan.made_s),
         "expires": iso_time(plan.expires_s),
-        "approvals": [{"by": each.by, "at_s": each.at_s, "at": iso_time(each.at_s)} for each in approvals],
+        "approvals": [
+            {"by": each.by, "account": each.account, "at_s": each.at_s, "at": iso_time(each.at_s)} for each in approvals
+        ],
         "plan": json.loads(encode_plan(plan)),
     }
 

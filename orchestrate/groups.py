@@ -87,6 +87,8 @@ class ReclaimSettings:
         batch: the best so many of what is due go into a plan, notices and the rest each; None: all.
         exclude_tags: leave alone. pin_tags: do not move.
         relief, consolidation: what plans that move VMs may do.
+        two_persons_above: a plan that takes something from more VMs needs the yes of two people who logged in, and
+            of whoever made it none; None: the first yes is enough for every plan.
 
     Raises: ValueError: two groups of one name.
     """
@@ -108,6 +110,7 @@ class ReclaimSettings:
     limits: Limits = field(default_factory=Limits)
     relief: MoveSettings = field(default_factory=MoveSettings)
     consolidation: MoveSettings = field(default_factory=MoveSettings)
+    two_persons_above: int | None = 10
 
     def __post_init__(self) -> None:
         names = [group.name for group in self.groups]

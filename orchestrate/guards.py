@@ -33,6 +33,7 @@ from orchestrate.step_rules import (
     wrong_inverse,
 )
 from orchestrate.world import Scene, World
+from reports.words import count_words
 
 # What each kind of plan may do. An undo gives back: what would take from a VM's users has no place in it.
 _MOVES = frozenset[Verb | Mark]({Verb.MIGRATE_LIVE, Verb.MIGRATE_COLD})
@@ -43,6 +44,7 @@ ALLOWED: Mapping[PlanKind, frozenset[Verb | Mark]] = {
     PlanKind.UNDO: _MOVES | {Mark.UNMARK, Verb.RESUME, Verb.START},
     PlanKind.WAKE: frozenset({Verb.RESUME, Verb.START}),
 }
+_TWO = 2
 # What may follow what for the same VM in one plan, beside a move from where the last one led.
 _PAIRS = frozenset({(Mark.MARK, Mark.NOTIFY), (Verb.RESUME, Verb.STOP)})
 
@@ -106,16 +108,38 @@ def why_left_out(
 def _not_approved(
     plan: Plan, settings: ReclaimSettings, approvals: Sequence[Approval], *, unattended: bool
 ) -> Iterator[Refusal]:
-    if any(approval.plan_sha256 == plan.sha256 for approval in approvals):
-        return
-    if not unattended:
+    asking = list(_needing_a_person(plan, settings)) if unattended else ["whoever applies it"]
+    given = [approval for approval in approvals if approval.plan_sha256 == plan.sha256]
+    if asking and given:
+        yield from _too_few(plan, settings.two_persons_above, given)
+    elif not unattended and not given:
         yield refusal(None, Rule.BY_DEFAULT, "nobody has approved the plan")
-        return
+    elif not given:
+        for what in asking:
+            yield refusal(None, Rule.BY_DEFAULT, f"nobody has approved the plan, which {what} asks for")
+
+
+def _needing_a_person(plan: Plan, settings: ReclaimSettings) -> Iterator[str]:
+    """Whose settings do not let the service act unasked."""
     for name in sorted({step.group or "" for step in plan.steps}):
         rules: Group | MoveSettings | None = move_settings(plan.kind, settings) or group_named(name, settings.groups)
         if rules is None or rules.approve is not Approve.AUTO:
-            what = f"the group {name}" if name else "its kind"
-            yield refusal(None, Rule.BY_DEFAULT, f"nobody has approved the plan, which {what} asks for")
+            yield f"the group {name}" if name else "its kind"
+
+
+def _too_few(plan: Plan, above: int | None, given: Sequence[Approval]) -> Iterator[Refusal]:
+    """Two pairs of eyes for what is large: one account that was taken over, or one slip, is not enough."""
+    taken = sum(step.is_disruptive for step in plan.steps)
+    if above is None or taken <= above:
+        return
+    people = sorted({each.account for each in given if each.account is not None} - {plan.made_by})
+    if len(people) < _TWO:
+        so_far = f"so far {people[0]}" if people else "so far nobody"
+        words = (
+            f"it takes something from {count_words(taken, 'VM')}, more than {above}: two people who log in have to "
+            f"approve it, other than {plan.made_by}, who made it ({so_far})"
+        )
+        yield refusal(None, Rule.BY_DEFAULT, words)
 
 
 def _settings_changed(plan: Plan, settings_sha256: str) -> Iterator[Refusal]:

@@ -86,7 +86,8 @@ class MemoryRecords:
 
     def approve(self, approval: Approval) -> None:
         key = (approval.plan_sha256, approval.by)
-        if key not in self._approvals:
+        known = self._approvals.get(key)
+        if known is None or (known.account is None and approval.account is not None):
             self._approvals[key] = approval
             self._tell(audit_lines.approved(approval))
 

@@ -128,11 +128,15 @@ class Run:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Approval:
-    """Somebody's yes to a plan."""
+    """Somebody's yes to a plan.
+
+    Args: account: with which the person logged in, the same as `by`; None: `by` says so, and nobody checked it.
+    """
 
     plan_sha256: str
     by: str
     at_s: float
+    account: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -214,7 +218,7 @@ class Records(Protocol):
         """Those whose hash begins so."""
 
     def approve(self, approval: Approval) -> None:
-        """Notes it; a second one of the same person changes nothing."""
+        """Notes it; a second one of the same person changes nothing, but that a checked one replaces an unchecked."""
 
     def approvals(self, plan_sha256: str) -> Sequence[Approval]:
         """In the order in which they came."""

@@ -13,7 +13,7 @@ ORCHESTRATE = Schema(
     tables=metadata,
     scripts=Path(__file__).parent / "migrations",
     # The newest file of migrations/versions.
-    head="0001",
+    head="0002",
     version_table="alembic_version_orchestrate",
     part="orchestrate",
     brought_by="a command of its fallow-orchestrate that writes, such as plan, brings it up",

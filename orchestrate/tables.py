@@ -39,6 +39,7 @@ approval = sa.Table(
     sa.Column("plan_sha256", sa.String(64), nullable=False),
     sa.Column("by", sa.Text, nullable=False),
     sa.Column("at_s", sa.Double, nullable=False),
+    sa.Column("account", sa.Text, comment="with which the person logged in; NULL: nobody checked who it was"),
     sa.UniqueConstraint("plan_sha256", "by", name="control_approval_once"),
     sqlite_autoincrement=True,
 )

@@ -45,7 +45,8 @@ def plan_lines(
     """
     yield plan_title(plan, now_s=now_s)
     for approval in approvals:
-        yield f"approved by {printable(approval.by)}, {time_words(approval.at_s)}"
+        checked = "" if approval.account is None else " (logged in)"
+        yield f"approved by {printable(approval.by)}{checked}, {time_words(approval.at_s)}"
     for before, step in zip((None, *plan.steps), plan.steps, strict=False):
         yield ""
         yield from step_lines(step, before)

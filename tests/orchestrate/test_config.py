@@ -65,6 +65,9 @@ hour = 8
 host = 2
 owner = 3
 
+[orchestrate.approval]
+two_persons_above = 2
+
 [orchestrate.hotspots]
 up_to = "migrate"
 approve = "auto"
@@ -139,6 +142,7 @@ def test_every_setting_is_read() -> None:
     assert (reclaim.agree_net_factor, reclaim.agree_net_bytes_per_s) == (3.0, 20_000.0)
     assert reclaim.exclude_tags == ("keep",)
     assert reclaim.limits == Limits(run=4, hour=8, host=2, owner=3)
+    assert reclaim.two_persons_above == 2
     assert (reclaim.relief.allowed, reclaim.relief.approve) == (True, Approve.AUTO)
     hotspots = config.hotspots
     assert (hotspots.detector.name, hotspots.planner.name) == ("mean", "sandpiper")
@@ -179,6 +183,8 @@ def test_what_a_file_leaves_out_has_its_default() -> None:
         ("orchestrate = 3\n", "orchestrate: is not a table"),
         ("[report]\ntopp = 3\n", "report.topp: unknown"),
         ("[orchestrate]\nwhat = 1\n", "orchestrate.what: unknown"),
+        ("[orchestrate.approval]\ntwo_persons_above = -1\n", "orchestrate.approval.two_persons_above: -1 is neither"),
+        ("[orchestrate.approval]\ntwo_persons_above = true\n", "two_persons_above: True is neither"),
         ('[orchestrate]\nmatch = ["address"]\n', "orchestrate.match: 'address' is not enough"),
         ("[orchestrate]\nmatch = []\n", "orchestrate.match"),
         ('[[orchestrate.drivers]]\nkind = "libvirt"\n', "name: is missing"),
@@ -239,6 +245,7 @@ def test_two_groups_of_one_name_are_refused() -> None:
     [
         ('up_to = "stop"', 'up_to = "suspend"'),
         ("run = 4", "run = 5"),
+        ("two_persons_above = 2", 'two_persons_above = "never"'),
         ('match = ["uuid", "mac"]', 'match = ["uuid"]'),
         ('policy = "p95"', 'policy = "classic"'),
         ('window = "7d"', 'window = "14d"'),

@@ -104,6 +104,39 @@ def test_nothing_speaks_against_what_every_rule_allows() -> None:
 # Rule 1.
 
 
+def logged_in(of: Plan, *names: str) -> list[Approval]:
+    """Approvals of people whom an account vouches for."""
+    return [replace(approval(of, name), account=name) for name in names]
+
+
+def test_never_acts_by_default_on_one_persons_word_where_it_is_large() -> None:
+    """Above the threshold two people who logged in have to approve, and whoever made the plan is none of them."""
+    settings = replace(SETTINGS, two_persons_above=0)
+    for known in ([], logged_in(SUSPEND, "ben"), logged_in(SUSPEND, "ben", "ann"), [approval(SUSPEND, "eve")] * 2):
+        assert Rule.BY_DEFAULT in of_plan(world(), SUSPEND, settings, approvals=known), known
+    unchecked = [approval(SUSPEND, "eve"), approval(SUSPEND, "joe"), *logged_in(SUSPEND, "ben")]
+    words = of_plan(world(), SUSPEND, settings, approvals=unchecked)[Rule.BY_DEFAULT]
+    assert words == (
+        "it takes something from 1 VM, more than 0: two people who log in have to approve it, other than ann, "
+        "who made it (so far ben)"
+    )
+    two = logged_in(SUSPEND, "ben", "eve")
+    assert of_plan(world(), SUSPEND, settings, approvals=two) == {}
+    other = plan(step(reason="Another one."))
+    assert Rule.BY_DEFAULT in of_plan(world(), other, settings, approvals=two)
+    assert of_plan(world(), SUSPEND, replace(SETTINGS, two_persons_above=1)) == {}
+    assert of_plan(world(), SUSPEND, replace(SETTINGS, two_persons_above=None)) == {}
+
+
+def test_two_people_are_not_asked_where_nobody_has_to_be() -> None:
+    """What the running service may do unasked, and what gives back."""
+    auto = replace(with_group(approve=Approve.AUTO), two_persons_above=0)
+    assert of_plan(world(), settings=auto, approvals=[approval(SUSPEND)], unattended=True) == {}
+    assert Rule.BY_DEFAULT in of_plan(world(), settings=auto, approvals=[approval(SUSPEND)])
+    for given in GIVING:
+        assert of_plan(world([], [], live=False), given, replace(SETTINGS, two_persons_above=0), approvals=[]) == {}
+
+
 def test_never_acts_by_default_without_approval() -> None:
     """Not of this plan's hash: not at all; and a group's `auto` is the running service's alone."""
     other = replace(SUSPEND, made_by="eve")

@@ -203,6 +203,16 @@ def test_approvals_stand_once_each(records: Records) -> None:
     assert told(records) == ["approval"] * 3
 
 
+def test_a_checked_approval_replaces_an_unchecked_one(records: Records) -> None:
+    """Who logs in after having said yes without is told as such; the other way round nothing is lost."""
+    said = Approval(plan_sha256="a" * 64, by="ann", at_s=NOW_S)
+    checked = replace(said, at_s=NOW_S + 5, account="ann")
+    for approval in (said, checked, replace(said, at_s=NOW_S + 9)):
+        records.approve(approval)
+    assert records.approvals("a" * 64) == [checked]
+    assert told(records) == ["approval"] * 2
+
+
 def test_a_plan_runs_once(records: Records) -> None:
     """Not while it runs, and not after it began one step; a run that was refused whole leaves it free."""
     lease = a_lease(records)
