@@ -42,10 +42,12 @@ class AgentConfig:
         aggregator: where to push.
         insecure_plain: plain HTTP to another machine is wanted: tokens and figures are readable on the way.
         ca: PEM certificates to trust instead of the system's.
+        tls_cert, tls_key: the VM's own certificate, where the aggregator asks for one.
         state: folder of the credential, the spool, the quarantine and the status.
         vm_id: overrules what `agent.identity` finds.
         interval_s: length of a sample; None: what enrolment said, else 60.
         join_token_file: what `run` enrols with while it has no token.
+        rotate_every_s: between two exchanges of the token.
         timeout_s: of each wait for the aggregator.
         spool_max_bytes, spool_max_age_s: bounds of the spool; the age is kept as a number of samples.
         quarantine_max_files: refused samples kept for a person to look at.
@@ -54,10 +56,13 @@ class AgentConfig:
     aggregator: Server = field(default=Server(tls=False, host="127.0.0.1", port=DEFAULT_PORT))
     insecure_plain: bool = False
     ca: Path | None = None
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
     state: Path = Path("/var/lib/fallow-agent")
     vm_id: str | None = None
     interval_s: int | None = None
     join_token_file: Path | None = None
+    rotate_every_s: float = 30 * 86400.0
     timeout_s: float = DEFAULT_TIMEOUT_S
     spool_max_bytes: int = DEFAULT_MAX_BYTES
     spool_max_age_s: float = 7 * 86400.0
@@ -107,10 +112,13 @@ def parse_config(table: Mapping[str, Any], *, source: str, options: Mapping[str,
         aggregator=take("aggregator", parse_server, default.aggregator),
         insecure_plain=take("insecure_plain", parse_flag, default.insecure_plain),
         ca=take("ca", _parse_path, default.ca),
+        tls_cert=take("tls.cert", _parse_path, default.tls_cert),
+        tls_key=take("tls.key", _parse_path, default.tls_key),
         state=take("state", _parse_path, default.state),
         vm_id=take("vm_id", _parse_vm_id, default.vm_id),
         interval_s=take("interval", _parse_interval_s, default.interval_s),
         join_token_file=take("join_token_file", _parse_path, default.join_token_file),
+        rotate_every_s=take("rotate_every", parse_duration_s, default.rotate_every_s),
         timeout_s=take("timeout", parse_duration_s, default.timeout_s),
         spool_max_bytes=take("spool.max_size", parse_size_bytes, default.spool_max_bytes),
         spool_max_age_s=take("spool.max_age", parse_duration_s, default.spool_max_age_s),
@@ -120,6 +128,10 @@ def parse_config(table: Mapping[str, Any], *, source: str, options: Mapping[str,
     if not server.tls and not server.is_loopback and not config.insecure_plain:
         reader, key = (line, "--aggregator") if "--aggregator" in options else (file, "aggregator")
         reader.reject(key, f"{server} is plain HTTP to another machine: use https:// (or --insecure-plain)")
+    if (config.tls_cert is None) != (config.tls_key is None):
+        file.reject("tls.cert", "tls.cert and tls.key: one needs the other")
+    elif config.tls_cert is not None and not server.tls:
+        file.reject("tls.cert", f"{server} is plain HTTP: there a certificate is shown to nobody")
     _finish(file, line)
     return config
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
+import math
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -20,6 +23,13 @@ log = logging.getLogger(__name__)
 
 JOIN_TOKEN_VARIABLE = "FALLOW_JOIN_TOKEN"  # noqa: S105 - the name of a variable
 
+_WAITS = ":enrolment-waits"  # the end of the problem's type
+# How often a machine asks that an admin must let in: they may just be looking.
+_WAIT_S = 300.0
+# Tokens of a fleet that enrolled in one hour are not exchanged in one hour.
+_ROTATION_SPREAD_RATIO = 0.2
+_CLOCK_SLACK_S = 3600.0
+
 # What may stand in a header: no blank, no control character.
 _TOKEN = re.compile(r"[!-~]{1,1024}")
 
@@ -30,10 +40,12 @@ class EnrolmentError(Exception):
     Args:
         text: why, for a person.
         retryable: the same request may succeed later.
+        waits: it will, once an admin has approved it.
     """
 
-    def __init__(self, text: str, *, retryable: bool) -> None:
+    def __init__(self, text: str, *, retryable: bool, waits: bool = False) -> None:
         self.retryable = retryable
+        self.waits = waits
         super().__init__(text)
 
 
@@ -102,12 +114,10 @@ def rotate(post: Post, credential: Credential) -> Credential:
 def _answer(reply: Reply, vm: str) -> dict[str, object]:
     meaning = disposition(reply.status)
     if meaning is not Disposition.DONE:
-        raise EnrolmentError(describe(reply), retryable=meaning is Disposition.RETRY)
-    try:
-        answer = json.loads(reply.body)
-    except (ValueError, RecursionError):
-        answer = None
-    if not isinstance(answer, dict):
+        waits = str((_document(reply) or {}).get("type")).endswith(_WAITS)
+        raise EnrolmentError(describe(reply), retryable=meaning is Disposition.RETRY, waits=waits)
+    answer = _document(reply)
+    if answer is None:
         raise EnrolmentError(f"answer {reply.status} is not a JSON object", retryable=False)
     token = answer.get("token")
     if answer.get("vm") != vm:
@@ -115,6 +125,19 @@ def _answer(reply: Reply, vm: str) -> dict[str, object]:
     if not isinstance(token, str) or not _TOKEN.fullmatch(token):
         raise EnrolmentError("the answer holds no token", retryable=False)
     return answer
+
+
+def asks_for_rotation(reply: Reply) -> bool:
+    """Whether the answer to a push says that the token is of a key that is to go."""
+    return reply.status == 200 and (_document(reply) or {}).get("token") == "rotate"
+
+
+def _document(reply: Reply) -> dict[str, object] | None:
+    try:
+        document = json.loads(reply.body)
+    except (ValueError, RecursionError):
+        return None
+    return document if isinstance(document, dict) else None
 
 
 def save_credential(path: Path, credential: Credential) -> None:
@@ -147,6 +170,9 @@ class CredentialFile:
     Args:
         path: the file.
         vm: whose credential counts; one of another VM (a cloned disk) is as good as none.
+
+    Attributes:
+        made_s: when the present token was written, Unix seconds; None: there is none.
     """
 
     def __init__(self, path: Path, *, vm: str) -> None:
@@ -154,24 +180,36 @@ class CredentialFile:
         self._vm = vm
         self._seen: tuple[int, int, int] | None = None
         self._credential: Credential | None = None
+        self.made_s: float | None = None
 
     def refresh(self) -> bool:
         """Looks at the file; True if it changed since the last look. Raises as `load_credential`."""
-        try:
+        seen: tuple[int, int, int] | None = None
+        made_s: float | None = None
+        with suppress(OSError):
             stat = os.stat(self._path)
-            seen = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
-        except OSError:
-            seen = None
+            seen, made_s = (stat.st_ino, stat.st_mtime_ns, stat.st_size), stat.st_mtime
         if seen == self._seen:
             return False
-        self._seen, self._credential = seen, None
-        self._credential = load_credential(self._path)
+        credential = None
+        try:
+            credential = load_credential(self._path)
+        finally:
+            # Both loops of the agent look: neither may find it gone, or seen, while the other one reads.
+            self._credential = credential
+            self.made_s = made_s if self.credential() is not None else None
+            self._seen = seen
         return True
+
+    def credential(self) -> Credential | None:
+        """This VM's credential as of the last `refresh`; None: not enrolled."""
+        credential = self._credential
+        return credential if credential is not None and credential.vm == self._vm else None
 
     def token(self) -> str | None:
         """The token as of the last `refresh`; None: not enrolled."""
-        credential = self._credential
-        return credential.token if credential is not None and credential.vm == self._vm else None
+        credential = self.credential()
+        return credential.token if credential is not None else None
 
 
 class Joiner:
@@ -208,12 +246,12 @@ class Joiner:
 
     def step(self) -> float | None:
         """Tries once. Returns: None: enrolled; else seconds to wait before the next try."""
-        trouble, retryable = None, True
+        trouble, retryable, waits = None, True, False
         try:
             join_token = self._join_token()
             self._save(enrol(self._post, join_token=join_token, identity=self._identity, evidence=self._evidence))
         except EnrolmentError as error:
-            trouble, retryable = str(error), error.retryable
+            trouble, retryable, waits = str(error), error.retryable, error.waits
         except (ConfigError, UnreachableError, OSError) as error:
             trouble, retryable = str(error), not isinstance(error, ConfigError)
         if trouble is None:
@@ -225,4 +263,73 @@ class Joiner:
             log.warning("%s", trouble)
         self.trouble = trouble
         self._failures += 1
+        if waits:
+            return _WAIT_S * (0.5 + self._chance())
         return backoff_s(self._failures, self._chance()) if retryable else hold_s(self._chance())
+
+
+class Rotator:
+    """Exchanges the token for a newer one now and then, and when the aggregator asks for it.
+
+    The old token counts until the exchange after this one. So a push never fails meanwhile, and when the answer is
+    lost, asking again gives the same new token.
+
+    Args:
+        post: the connection.
+        file: this VM's credential.
+        save: keeps the new one. Raises OSError.
+        every_s: between two exchanges, a tenth more or less: by VM, so that a restart changes nothing.
+        clock, mono: Unix seconds; a clock that nobody sets.
+        chance: random, 0..1.
+    """
+
+    def __init__(
+        self,
+        *,
+        post: Post,
+        file: CredentialFile,
+        save: Callable[[Credential], None],
+        vm: str,
+        every_s: float,
+        clock: Callable[[], float],
+        mono: Callable[[], float],
+        chance: Callable[[], float],
+    ) -> None:
+        self._post = post
+        self._file = file
+        self._save = save
+        share = int.from_bytes(hashlib.sha256(b"rotate " + vm.encode()).digest()[:8]) / 2**64
+        self._every_s = every_s * (1 + _ROTATION_SPREAD_RATIO * (share - 0.5))
+        self._clock = clock
+        self._mono = mono
+        self._chance = chance
+        self._asked = False
+        self._not_before_s = -math.inf
+
+    def watch(self, path: str, body: bytes, headers: Mapping[str, str]) -> Reply:
+        """A `Post` for pushes that notices when an answer asks for an exchange."""
+        reply = self._post(path, body, headers)
+        self._asked = self._asked or asks_for_rotation(reply)
+        return reply
+
+    def step(self) -> bool:
+        """Exchanges the token if it is time to. Returns: whether there is a new one. Never raises."""
+        credential = self._file.credential()
+        if credential is None or not self._is_due() or self._mono() < self._not_before_s:
+            return False
+        try:
+            self._save(rotate(self._post, credential))
+            self._file.refresh()
+        except (EnrolmentError, UnreachableError, ConfigError, OSError) as error:
+            self._not_before_s = self._mono() + hold_s(self._chance())
+            log.warning("the token stays as it is, an exchange failed: %s", error)
+            return False
+        self._asked = False
+        log.info("the token was exchanged for a newer one")
+        return True
+
+    def _is_due(self) -> bool:
+        made_s = self._file.made_s
+        age_s = self._clock() - made_s if made_s is not None else 0.0
+        # A token of the future was made before the clock was set back: nobody knows how old it is.
+        return self._asked or age_s > self._every_s or age_s < -_CLOCK_SLACK_S

@@ -33,9 +33,17 @@ _PLACEHOLDER_UUIDS = frozenset(
         "01234567-89ab-cdef-0123-456789abcdef",
         "4c4c4544-0000-2010-8020-80c04f202020",
         "11111111-2222-3333-4444-555555555555",
+        "00112233-4455-6677-8899-aabbccddeeff",
+        "11223344-5566-7788-99aa-bbccddeeff00",
+        "ffeeddcc-bbaa-9988-7766-554433221100",
+        "fedcba98-7654-3210-fedc-ba9876543210",
+        "deadbeef-dead-beef-dead-beefdeadbeef",
     }
 )
 _PLACEHOLDER_PREFIXES = ("12345678-1234-",)
+_PLACEHOLDER_WORDS = frozenset(
+    {"uninitialized", "not-settable", "not-present", "not-specified", "none", "null", "unknown"}
+)
 _PLACEHOLDER_INSTANCES = frozenset(
     {"i-abcdefg", "iid-abcdefg", "iid-datasource", "iid-datasource-none", "iid-local01", "instance-id", "nocloud"}
 )
@@ -53,27 +61,31 @@ class Identity:
     source: str
 
 
+def is_placeholder(vm_id: str) -> bool:
+    """Whether many machines carry this id, lower-cased: as the identity of one it would make them one VM."""
+    if _UUID.fullmatch(vm_id) or _MACHINE_ID.fullmatch(vm_id):
+        # One or two different digits were typed, not drawn.
+        typed = len(set(vm_id) - {"-"}) <= 2
+        return typed or vm_id in _PLACEHOLDER_UUIDS or vm_id.startswith(_PLACEHOLDER_PREFIXES)
+    return vm_id in _PLACEHOLDER_INSTANCES or vm_id in _PLACEHOLDER_WORDS
+
+
 def smbios_uuid(text: str) -> str | None:
     """A product UUID, lower-cased; None where it is none or a known placeholder."""
     uuid = text.strip().lower()
-    # A UUID of one or two different digits was typed, not drawn.
-    if not _UUID.fullmatch(uuid) or len(set(uuid) - {"-"}) <= 2:
-        return None
-    if uuid in _PLACEHOLDER_UUIDS or uuid.startswith(_PLACEHOLDER_PREFIXES):
-        return None
-    return uuid
+    return uuid if _UUID.fullmatch(uuid) and not is_placeholder(uuid) else None
 
 
 def cloud_instance(text: str) -> str | None:
     """A cloud instance id, lower-cased; None where it cannot name a VM or is a known placeholder."""
     instance = text.strip().lower()
-    return instance if is_vm_id(instance) and instance not in _PLACEHOLDER_INSTANCES else None
+    return instance if is_vm_id(instance) and not is_placeholder(instance) else None
 
 
 def machine_id(text: str) -> str | None:
     """A machine id; None where it is none (`uninitialized` in an image that has not booted yet)."""
     found = text.strip().lower()
-    return found if _MACHINE_ID.fullmatch(found) and len(set(found)) > 2 else None
+    return found if _MACHINE_ID.fullmatch(found) and not is_placeholder(found) else None
 
 
 def in_container(root: Path) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import logging
 import socket
 import ssl
 import struct
@@ -12,7 +13,9 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from agent.push import Reply, UnreachableError
-from agent.settings import ConfigError
+from agent.settings import ConfigError, read_secret, secret_path
+
+log = logging.getLogger(__name__)
 
 DEFAULT_PORT = 8899
 DEFAULT_TIMEOUT_S = 20.0
@@ -64,29 +67,77 @@ def parse_server(text: object) -> Server:
     return Server(parts.scheme == "https", parts.hostname, DEFAULT_PORT if port is None else port)
 
 
-def tls_context(ca: Path | None) -> ssl.SSLContext:
+def tls_context(ca: Path | None, cert: Path | None = None, key: Path | None = None) -> ssl.SSLContext:
     """Verifies host and certificate, TLS 1.2 or newer, against `ca` or else the system's authorities.
 
-    Raises: ConfigError: `ca` cannot be read or holds no certificate.
+    Args: cert, key: PEM files of the client's own certificate, for a server that asks for one; both or neither.
+
+    Raises: ConfigError: a file cannot be read, holds no certificate, or the key is not the certificate's.
     """
     try:
         context = ssl.create_default_context(cafile=None if ca is None else str(ca))
     except OSError as error:
         raise ConfigError(f"{ca}: {error.strerror or error}: not a file of PEM certificates") from error
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if cert is not None and key is not None:
+        # For who may read it; it is read again below, by name.
+        read_secret(key)
+        try:
+            # A passphrase would be asked for on the terminal, which an agent does not have.
+            context.load_cert_chain(cert, secret_path(key), password="")
+        except OSError as error:
+            raise ConfigError(f"the certificate {cert} with the key {key}: {error.strerror or error}") from error
     return context
 
 
-class Link:
-    """Posts to one server over a connection that is kept. One thread posts; any thread may `abort`."""
+class Trust:
+    """Whom the other end of a connection is verified by, and the certificate that it is shown.
 
-    def __init__(self, server: Server, *, context: ssl.SSLContext | None, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
+    Files that change count from the next connection on: authorities and certificates are replaced without a restart.
+
+    Raises: ConfigError: as `tls_context`.
+    """
+
+    def __init__(self, ca: Path | None = None, *, cert: Path | None = None, key: Path | None = None) -> None:
+        self._files = (ca, cert, key)
+        self._seen = self._signature()
+        self._context = tls_context(ca, cert, key)
+
+    def context(self) -> ssl.SSLContext:
+        """For the next connection. Files that cannot be used leave what there was."""
+        signature = self._signature()
+        if signature != self._seen:
+            try:
+                self._context = tls_context(*self._files)
+            except ConfigError as error:
+                # Half written, perhaps: tried again at the next connection.
+                log.warning("the certificates of before stay in use: %s", error)
+            else:
+                self._seen = signature
+        return self._context
+
+    def _signature(self) -> tuple[tuple[int, ...] | None, ...]:
+        found: list[tuple[int, ...] | None] = []
+        for path in self._files:
+            try:
+                stat = None if path is None else secret_path(path).stat()
+            except (OSError, ConfigError):
+                stat = None
+            found.append(None if stat is None else (stat.st_dev, stat.st_ino, stat.st_mtime_ns, stat.st_size))
+        return tuple(found)
+
+
+class Link:
+    """Posts to one server over a connection that is kept. One thread posts; any thread may `abort`.
+
+    Args: trust: None: plain text.
+    """
+
+    def __init__(self, server: Server, *, trust: Trust | None, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
         self._server = server
-        self._connection: http.client.HTTPConnection
-        if context is not None:
-            self._connection = http.client.HTTPSConnection(server.host, server.port, context=context, timeout=timeout_s)
-        else:
-            self._connection = http.client.HTTPConnection(server.host, server.port, timeout=timeout_s)
+        self._trust = trust
+        self._timeout_s = timeout_s
+        self._connection = self._new()
         self._aborted = False
         # Bytes of closed connections and of the present one: replaced whole, so that any thread may read them.
         self._earlier = (0, 0)
@@ -139,6 +190,7 @@ class Link:
         if self._aborted:
             raise UnreachableError(f"{self._server}: stopping")
         if self._connection.sock is None:
+            self._connection = self._new()
             self._connection.connect()
         self._connection.request("POST", path, body, dict(headers))
         sock = self._connection.sock
@@ -151,6 +203,12 @@ class Link:
         if response.will_close or not complete:
             self.close()
         return Reply(response.status, content, retry_after)
+
+    def _new(self) -> http.client.HTTPConnection:
+        host, port = self._server.host, self._server.port
+        if self._trust is None:
+            return http.client.HTTPConnection(host, port, timeout=self._timeout_s)
+        return http.client.HTTPSConnection(host, port, context=self._trust.context(), timeout=self._timeout_s)
 
     def _count(self, sock: socket.socket | None) -> None:
         if sock is None:

@@ -12,13 +12,21 @@ from dataclasses import replace
 from pathlib import Path
 
 from agent.config import AgentConfig
-from agent.enroll import CredentialFile, Joiner, gather_evidence, load_credential, save_credential
+from agent.enroll import (
+    Credential,
+    CredentialFile,
+    Joiner,
+    Rotator,
+    gather_evidence,
+    load_credential,
+    save_credential,
+)
 from agent.identity import CREDENTIAL, Identity, boot_id, find_identities, resolve
-from agent.link import Link, tls_context
+from agent.link import Link, Trust
 from agent.push import Pusher, Quarantine, Source
 from agent.readings import SystemReadings, addresses
 from agent.sampler import Sampler
-from agent.settings import ConfigError
+from agent.settings import CREDENTIALS, ConfigError
 from agent.spool import Spool
 from agent.status import Status, read_status, write_status
 from agent.wire import DEFAULT_INTERVAL_S, encode_sample
@@ -43,6 +51,7 @@ class Agent:
         pusher: pushes.
         abort: makes a push under way fail.
         joiner: enrols while there is no token; None: only a person can.
+        rotator: exchanges the token before it gets old; None: it stays as it is.
         credential: this VM's token.
         status: who and where this is, and the totals that an earlier run left.
         status_path: where the status goes.
@@ -63,6 +72,7 @@ class Agent:
         status_path: Path,
         clock: Clock,
         mono: Clock,
+        rotator: Rotator | None = None,
     ) -> None:
         self._sampler = sampler
         self._sources = sources
@@ -70,6 +80,7 @@ class Agent:
         self._quarantine = quarantine
         self._abort = abort
         self._joiner = joiner
+        self._rotator = rotator
         self._credential = credential
         self._status = status
         self._status_path = status_path
@@ -129,12 +140,14 @@ class Agent:
             self._tell()
 
     def push_once(self) -> float:
-        """Enrols if need be, else pushes. Returns: seconds to wait before the next call."""
+        """Enrols or exchanges the token if need be, else pushes. Returns: seconds to wait before the next call."""
         if self._credential.token() is None and self._joiner is not None:
             delay_s = self._joiner.step()
             if delay_s is not None:
                 return delay_s
             self._credential.refresh()
+        if self._rotator is not None and not self._pusher.enrolment_needed:
+            self._rotator.step()
         return self._pusher.step()
 
     def status(self) -> Status:
@@ -149,6 +162,7 @@ class Agent:
             seq=pusher.seq,
             sample_ts=self._sample_ts,
             last_ack_s=pusher.last_ack_s if pusher.last_ack_s is not None else self._status.last_ack_s,
+            token_made_s=self._credential.made_s,
             spool_depth=sum(spool.depth for spool in spools),
             spool_bytes=sum(spool.size_bytes for spool in spools),
             samples_acked_total=self._status.samples_acked_total + pusher.acked_total,
@@ -235,14 +249,14 @@ def identify(config: AgentConfig, *, root: Path, credentials: Path | None) -> Id
 
 def credentials_folder(environ: Mapping[str, str]) -> Path | None:
     """Where systemd put the product UUID; None: it did not."""
-    folder = environ.get("CREDENTIALS_DIRECTORY")
+    folder = environ.get(CREDENTIALS)
     return Path(folder) if folder and (Path(folder) / CREDENTIAL).exists() else None
 
 
 def make_link(config: AgentConfig) -> Link:
-    """The connection that `config` asks for. Raises ConfigError: a CA file that is none."""
-    context = tls_context(config.ca) if config.aggregator.tls else None
-    return Link(config.aggregator, context=context, timeout_s=config.timeout_s)
+    """The connection that `config` asks for. Raises ConfigError: files of certificates that are none."""
+    trust = Trust(config.ca, cert=config.tls_cert, key=config.tls_key) if config.aggregator.tls else None
+    return Link(config.aggregator, trust=trust, timeout_s=config.timeout_s)
 
 
 def make_agent(
@@ -269,6 +283,20 @@ def make_agent(
     link = make_link(config)
     credential = CredentialFile(config.credential_path, vm=identity.vm)
     credential.refresh()
+
+    def save(fresh: Credential) -> None:
+        save_credential(config.credential_path, fresh)
+
+    rotator = Rotator(
+        post=link.post,
+        file=credential,
+        save=save,
+        vm=identity.vm,
+        every_s=config.rotate_every_s,
+        clock=clock,
+        mono=mono,
+        chance=chance,
+    )
     joiner = None
     if join_token is not None:
         ips, macs = addresses()
@@ -277,7 +305,7 @@ def make_agent(
             join_token=join_token,
             identity=identity,
             evidence=gather_evidence(ips=ips, macs=macs, boot=boot),
-            save=lambda fresh: save_credential(config.credential_path, fresh),
+            save=save,
             chance=chance,
         )
         if credential.token() is None:
@@ -292,12 +320,15 @@ def make_agent(
     sources = open_spools(config, vm=identity.vm, interval_s=interval_s)
     quarantine = Quarantine(config.quarantine_path, max_files=config.quarantine_max_files)
     status = _first_status(config, vm=identity.vm, boot=boot, interval_s=interval_s, now_s=clock())
+    # The spools remember what they gave up, also when a full disk kept the status from being written.
+    told = sum(source.spool.dropped_total for source in sources)
+    status = replace(status, samples_dropped_total=max(0, status.samples_dropped_total - told))
     return Agent(
         sampler=Sampler(SystemReadings(own_traffic=link.traffic), interval_s=interval_s),
         sources=sources,
         pusher=Pusher(
             sources=sources,
-            post=link.post,
+            post=rotator.watch,
             token=credential.token,
             vm=identity.vm,
             boot=boot,
@@ -311,6 +342,7 @@ def make_agent(
         quarantine=quarantine,
         abort=link.abort,
         joiner=joiner,
+        rotator=rotator,
         credential=credential,
         status=status,
         status_path=config.status_path,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 import tomllib
 from collections.abc import Callable, Mapping
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+
+CREDENTIALS = "CREDENTIALS_DIRECTORY"
 
 _DURATION_UNITS_S = {"ms": 0.001, "s": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 _SIZE_UNITS_BYTES = {
@@ -57,10 +60,10 @@ def parse_size_bytes(text: object) -> int:
     unit_bytes = _SIZE_UNITS_BYTES.get(match[2].upper()) if match else None
     if match is None or unit_bytes is None:
         raise ValueError(f"{text!r} is not a size (such as 64MiB)")
-    size = int(float(match[1]) * unit_bytes)
-    if size <= 0:
+    size = float(match[1]) * unit_bytes
+    if not 1 <= size < math.inf:
         raise ValueError(f"{text!r} is not more than zero")
-    return size
+    return int(size)
 
 
 def parse_host_port(text: object) -> tuple[str, int]:
@@ -156,23 +159,40 @@ def load_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror or error}") from error
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except RecursionError as error:
+        raise ConfigError(f"{path}: is nested too deeply") from error
+    except ValueError as error:  # not UTF-8, not TOML, or a number of more digits than Python reads
         raise ConfigError(f"{path}: {error}") from error
 
 
-def read_secret(path: Path) -> str:
-    """The text of a file that only its owner may read.
+def secret_path(path: Path, environment: Mapping[str, str] = os.environ) -> Path:
+    """Where a secret lies: a path that begins with `$CREDENTIALS_DIRECTORY/` is one that systemd hands over.
+
+    Raises ConfigError: systemd has handed over nothing.
+    """
+    if path.parts[:1] != (f"${CREDENTIALS}",):
+        return path
+    folder = environment.get(CREDENTIALS)
+    if not folder:
+        raise ConfigError(f"{path}: there is no {CREDENTIALS}: give the unit a LoadCredential={path.name}:FILE")
+    return Path(folder, *path.parts[1:])
+
+
+def read_secret(path: Path, environment: Mapping[str, str] = os.environ) -> str:
+    """The text of a file that only its owner may read, or of a credential (`secret_path`).
 
     Raises ConfigError: absent, empty, or readable by others.
     """
+    place = secret_path(path, environment)
     try:
-        mode = path.stat().st_mode
-        text = path.read_text(encoding="utf-8").strip()
+        mode = place.stat().st_mode
+        text = place.read_text(encoding="utf-8").strip()
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: {error}") from error
-    if mode & 0o077:
+    # Of a credential the directory says who may: systemd may grant a user access by a list, which shows as a group's.
+    if mode & 0o077 and place == path:
         raise ConfigError(f"{path}: readable by others (mode {mode & 0o777:04o}): run chmod 600 {path}")
     if not text:
         raise ConfigError(f"{path}: is empty")

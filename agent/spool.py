@@ -2,7 +2,8 @@
 
 Segments are append-only files of lines, `CRC32 JSON\\n`, so that a torn tail or a flipped bit shows. `acked` holds
 the place up to which everything is acknowledged; losing it only means sending some samples again. What the disk
-will not take waits in memory, bounded. Every sample that is given up is counted.
+will not take waits in memory, bounded. Every sample that is given up is counted, beside that place, so that the count
+outlives a kill on a full disk: what waits in memory alone counts there as given up already.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ class Spool:
         sync: makes a file durable; fdatasync but in tests.
 
     Attributes:
-        dropped_total: samples given up because a bound was reached.
+        dropped_total: samples given up because a bound was reached, since this folder was made.
         damaged_total: records whose checksum failed or that were cut off.
         trouble: what the disk said last; None once it takes samples again.
 
@@ -86,7 +87,7 @@ class Spool:
         self._memory_serial = 0
         self._fd: int | None = None
         self._acked_fd: int | None = None
-        self.dropped_total = 0
+        self.dropped_total = self._noted_gone = 0
         self.damaged_total = 0
         self.trouble: str | None = None
         folder.mkdir(parents=True, exist_ok=True)
@@ -122,6 +123,8 @@ class Spool:
                 self._memory.popleft()
                 self.dropped_total += 1
             self._keep_bounds()
+            if self.dropped_total + len(self._memory) != self._noted_gone:
+                self._note()
 
     def peek(self, *, max_samples: int, max_bytes: int) -> Chunk | None:
         """The oldest samples, at least one however large; None where nothing waits.
@@ -151,12 +154,13 @@ class Spool:
             if chunk.segment is None:
                 while self._memory and self._memory[0][0] <= chunk.ends[-1]:
                     self._memory.popleft()
+                self._note()
                 return
             # A bound may have taken the segment while the push was under way.
             if self._segments and self._segments[0].number == chunk.segment and chunk.ends[-1] > self._head_bytes:
                 self._segments[0].pending -= len(chunk.ends)
                 self._head_bytes = chunk.ends[-1]
-                self._note_acked()
+                self._note()
                 self._drop_finished()
 
     def close(self) -> None:
@@ -171,7 +175,7 @@ class Spool:
         numbers = sorted(
             int(path.stem) for path in self._folder.iterdir() if path.suffix == _SUFFIX and path.stem.isdigit()
         )
-        acked_segment, acked_bytes = self._load_acked()
+        acked_segment, acked_bytes, self.dropped_total = self._load_acked()
         for number in numbers:
             if number < acked_segment:
                 self._path(number).unlink(missing_ok=True)
@@ -191,6 +195,8 @@ class Spool:
         if not self._segments:
             self._segments.append(_Segment(acked_segment + 1))
         self._drop_finished()
+        # Now, while there may be room for it.
+        self._note()
 
     def _read(self, segment: _Segment, max_samples: int, max_bytes: int) -> Chunk | None:
         """Good records at the head; what is damaged before them is skipped and counted."""
@@ -218,6 +224,12 @@ class Spool:
                 break
             texts.append(text)
             ends.append(end_bytes)
+        else:
+            # Read to the end: what damage joined to its neighbour, or left without an end, is not among these.
+            self.damaged_total += max(0, segment.pending - len(texts))
+            segment.pending = len(texts)
+            if not texts:
+                self._head_bytes = segment.size_bytes
         return Chunk(tuple(texts), segment.number, tuple(ends)) if texts else None
 
     def _write(self, text: str) -> None:
@@ -294,33 +306,37 @@ class Spool:
             self._path(oldest.number).unlink(missing_ok=True)
         except OSError as error:
             self.trouble = f"{self._path(oldest.number)}: {error.strerror or error}"
-        self._note_acked()
+        self._note()
 
     def _close_active(self) -> None:
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None
 
-    def _note_acked(self) -> None:
-        place = b"%016d %012d" % (self._segments[0].number, self._head_bytes)
+    def _note(self) -> None:
+        """Keeps the place of the acks, and how many samples are gone if this process is killed now."""
+        gone = self.dropped_total + len(self._memory)
+        place = b"%016d %012d %012d" % (self._segments[0].number, self._head_bytes, gone)
         try:
             if self._acked_fd is None:
                 flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
                 self._acked_fd = os.open(self._folder / _ACKED, flags, 0o600)
             # The same length in the same place: a full disk has that block already.
             os.pwrite(self._acked_fd, b"%s %08x\n" % (place, zlib.crc32(place)), 0)
+            self._noted_gone = gone
         except OSError as error:
             self.trouble = f"{self._folder / _ACKED}: {error.strerror or error}"
 
-    def _load_acked(self) -> tuple[int, int]:
+    def _load_acked(self) -> tuple[int, int, int]:
         try:
             place, _, crc = (self._folder / _ACKED).read_bytes().rstrip(b"\n").rpartition(b" ")
             if crc != b"%08x" % zlib.crc32(place):
-                return 0, 0
-            number, _, offset_bytes = place.partition(b" ")
-            return int(number), int(offset_bytes)
+                return 0, 0, 0
+            # An earlier version noted no count.
+            number, offset_bytes, gone, *_ = (*map(int, place.split()), 0)
+            return number, offset_bytes, gone
         except (OSError, ValueError):
-            return 0, 0
+            return 0, 0, 0
 
     def _path(self, number: int) -> Path:
         return self._folder / f"{number:016d}{_SUFFIX}"

@@ -24,6 +24,7 @@ class Status:
     Attributes:
         sample_ts: of the newest sample made.
         last_ack_s: when the aggregator last took samples.
+        token_made_s: when the present token came; None: not enrolled.
         spool_depth, spool_bytes: samples waiting, and the disk they take.
         samples_dropped_total: given up because the spool was full.
         samples_damaged_total: lost on the disk.
@@ -45,6 +46,7 @@ class Status:
     seq: int
     sample_ts: int | None = None
     last_ack_s: float | None = None
+    token_made_s: float | None = None
     spool_depth: int = 0
     spool_bytes: int = 0
     samples_acked_total: int = 0

@@ -19,7 +19,8 @@ EXIT_UNREACHABLE = 69
 
 _EXAMPLES = """examples:
   fallow-aggregator run --data /var/lib/fallow --listen 0.0.0.0:8899 --tls-cert cert.pem --tls-key key.pem
-  fallow-aggregator join-token --data /var/lib/fallow --uses 50 --ttl 24h
+  fallow-aggregator token mint --data /var/lib/fallow --uses 50 --ttl 24h
+  fallow-aggregator token pending --data /var/lib/fallow
   fallow-aggregator vms list --data /var/lib/fallow
   fallow-aggregator check --data /var/lib/fallow
 """
@@ -27,7 +28,7 @@ _EXAMPLES = """examples:
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    from aggregator import stores_cli, vms_cli
+    from aggregator import inventory_cli, stores_cli, token_cli, vms_cli
     from aggregator.config import AggregatorConfig, option_name
 
     parser = argparse.ArgumentParser(
@@ -41,8 +42,13 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_argument("--config", metavar="FILE", help="TOML settings; options given here go over them")
     for item in fields(AggregatorConfig):
         key = item.metadata["key"]
-        run.add_argument(option_name(key), dest=key, metavar="VALUE", help=_HELP.get(key, f"setting {key}"))
+        told: dict[str, Any] = {"metavar": "VALUE"}
+        if isinstance(item.default, bool):
+            told = {"action": "store_const", "const": "true"}
+        run.add_argument(option_name(key), dest=key, help=_HELP.get(key, f"setting {key}"), **told)
     run.set_defaults(command=_run)
+    token_cli.add_parsers(subparsers)
+    inventory_cli.add_parsers(subparsers)
     vms_cli.add_parsers(subparsers)
     stores_cli.add_parsers(subparsers)
     return parser
@@ -52,8 +58,12 @@ _HELP = {
     "data": "data directory (default: $FALLOW_DATA, else /var/lib/fallow)",
     "listen": "HOST:PORT of the agents' door (default 127.0.0.1:8899)",
     "admin": "HOST:PORT of the admin door (default 127.0.0.1:8900)",
-    "tls.cert": "PEM certificate chain of the agents' door",
+    "tls.cert": "PEM certificate chain of the doors; read again when it changes",
     "tls.key": "PEM private key, readable by its owner alone",
+    "tls.client_ca": "PEM authorities: agents need a certificate of one of them",
+    "plain_behind_proxy": "plain text to other machines is wanted: a proxy before the doors ends TLS",
+    "proxies": "networks of proxies whose X-Forwarded-For is believed (10.0.0.0/8,192.0.2.7)",
+    "enrolment.check": "what VMs that enrol are held against: auto, inventory or off (default auto)",
     "fleet.url": "fleet database (default: SQLite in the data directory)",
     "flush.interval": "how often stores are written (default 15min)",
     "flush.workers": "worker processes (default 1)",
@@ -61,6 +71,8 @@ _HELP = {
     "retention.raw": "how long samples are kept (default 14d)",
     "retention.hours": "how long hourly rollups are kept (default 400d)",
     "buffer.samples": "samples held in memory before pushes get 503 (default 4000000)",
+    "limits.per_address": "connections of one address (default: a tenth of all)",
+    "limits.per_token": "pushes of one VM at once (default 32)",
     "journal.segment": "size of a journal segment (default 64MiB)",
 }
 
@@ -68,6 +80,7 @@ _HELP = {
 def _run(options: argparse.Namespace) -> int:
     import gc
     import logging
+    import signal
     import time
 
     from apscheduler.schedulers.twisted import TwistedScheduler
@@ -132,6 +145,7 @@ def _run(options: argparse.Namespace) -> int:
     # Nearly all that a push allocates goes by reference counting; walking what is left that often costs a tenth of it.
     gc.set_threshold(50_000, 20, 50)
     reactor.callWhenRunning(begin)
+    signal.signal(signal.SIGHUP, lambda _number, _frame: reactor.callFromThread(service.look_at_certificate))
     reactor.addSystemEventTrigger("before", "shutdown", lambda: Deferred.fromCoroutine(service.stop()))
     reactor.run()
     return status

@@ -15,7 +15,7 @@ from urllib.parse import unquote_to_bytes
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.web.resource import Resource
-from twisted.web.server import NOT_DONE_YET, Request, Site
+from twisted.web.server import NOT_DONE_YET, Request
 
 from agent.settings import ConfigError, read_secret
 from agent.wire import is_vm_id
@@ -42,7 +42,7 @@ def load_or_create_admin_token(path: Path) -> str:
     return token
 
 
-def make_admin_site(sources: AdminSources, *, token: str, reactor: Any) -> Site:
+def make_admin_site(sources: AdminSources, *, token: str, reactor: Any) -> AdminSite:
     """The door as a factory to listen with. `reactor` times out the slow and runs blocking work in its threads."""
     return AdminSite(_Door(Routes(sources, reactor), token), reactor=reactor)
 
@@ -143,7 +143,7 @@ def _problem(problem: Problem, headers: Mapping[str, str] | None = None) -> Answ
 
 def _write(request: Any, answer: Answer) -> None:
     request.setResponseCode(answer.status)
-    for name, value in {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", **answer.headers}.items():
+    for name, value in answer.headers.items():
         request.setHeader(name, value)
     if answer.status != 204:
         request.setHeader("Content-Type", answer.content_type)

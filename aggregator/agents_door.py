@@ -7,17 +7,18 @@ or decoded for them.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IAddress
 
 from agent.wire import is_vm_id
 from aggregator.answers import STORED, STORED_CLOSE, render
-from aggregator.connection import HttpConnection, HttpConnectionFactory, Slot, failure_now
-from aggregator.decode import Push, decode_push, decompress
-from aggregator.door_parts import Clock, DoorParts
+from aggregator.connection import HttpConnection, Slot
+from aggregator.connections import HttpConnectionFactory, failure_now
+from aggregator.decode import CLOCKS_APART_S, Push, clocks_apart, decode_push, decompress
+from aggregator.door_parts import Clock, DoorParts, TokenKeys
+from aggregator.enrolment import MAX_ENROLMENT_BYTES
 from aggregator.http import Request
 from aggregator.problems import Problem, Refused
 from aggregator.record import encode_record
@@ -30,13 +31,16 @@ _METHODS: Mapping[bytes, tuple[bytes, ...]] = {
     b"/healthz": (b"GET", b"HEAD"),
     b"/readyz": (b"GET", b"HEAD"),
 }
+_DROPPED_DIGITS = 12  # more samples no agent ever had
 _HEALTHY = b'{"status": "ok"}'
 
 
 class _PushSlot(Slot):
     """A push on its way to the disk."""
 
-    __slots__ = ("parts", "push", "received_s", "rejected")
+    __slots__ = ("outdated", "parts", "push", "received_s", "rejected")
+
+    connection: AgentsDoor
 
     def __init__(self, door: AgentsDoor, push: Push, received_s: float, rejected: list[dict[str, object]]) -> None:
         # What the base class sets, without the call: every push comes through here.
@@ -49,9 +53,11 @@ class _PushSlot(Slot):
         self.push = push
         self.received_s = received_s
         self.rejected = rejected
+        self.outdated = door.outdated
 
     def durable(self, error: Exception | None) -> None:
         """The journal calls this; nothing that goes wrong here may reach it."""
+        self.connection.factory.release(self.push.vm)
         try:
             if error is None:
                 self.settle(self._stored())
@@ -69,23 +75,29 @@ class _PushSlot(Slot):
         counters.pushes += 1
         counters.samples += added.stored
         counters.unknown_fields += push.unknown_fields
-        if added.stored == push.count and not self.rejected:
+        if added.stored == push.count and not self.rejected and not self.outdated:
             return STORED_CLOSE if self.close else STORED
         counters.duplicates += added.duplicate
         counters.conflicts += added.conflict
-        body = stored_body(added.stored, added.duplicate, added.conflict, self.rejected)
+        counters.outdated_tokens += self.outdated
+        body = stored_body(added.stored, added.duplicate, added.conflict, self.rejected, outdated=self.outdated)
         return render(200, body, close=self.close)
 
 
 class AgentsDoor(HttpConnection):
-    """One connection of an agent, or of a load balancer with many agents behind it."""
+    """One connection of an agent, or of a load balancer with many agents behind it.
+
+    Attributes:
+        outdated: the token of the request at hand is of a key that is to go.
+    """
 
     factory: AgentsDoorFactory
 
     def __init__(self, factory: AgentsDoorFactory) -> None:
         super().__init__(factory)
         self.parts = factory.parts
-        self._verified: tuple[bytes, bytes, str, int] | None = None
+        self.outdated = False
+        self._verified: tuple[bytes, bytes, str, int, TokenKeys] | None = None
 
     def on_request(self, request: Request) -> None:
         """Raises Refused: the answer."""
@@ -113,6 +125,8 @@ class AgentsDoor(HttpConnection):
         if request.content_type != b"application/json":
             check_json(request.content_type)
         vm = self.authorise(request)
+        if request.fallow_dropped:
+            self.factory.note_dropped(vm, request.fallow_dropped)
         received_s = self.parts.clock()
         encoding = request.content_encoding
         push = decode_push(
@@ -125,6 +139,12 @@ class AgentsDoor(HttpConnection):
             raise Refused(Problem(403, "wrong-vm", f"Fallow-VM is {vm[:64]!r}, but the body is of {push.vm!r}"))
         self.keep(push, received_s)
 
+    def peer_address(self, request: Request) -> str:
+        """Where a request comes from: the peer, or whom a configured proxy asks for. Empty: not known."""
+        if not request.forwarded_for:
+            return self.peer
+        return self.parts.proxies.client(self.peer, request.forwarded_for.decode("latin-1"))
+
     def authorise(self, request: Request) -> str:
         """The VM that a push speaks for. Raises Refused: it may not, or pushes cannot be taken now."""
         vm = self._verify(request)[0]
@@ -134,18 +154,27 @@ class AgentsDoor(HttpConnection):
             raise Refused(self.factory.later("not-ready", unready))
         if parts.journal.queued_bytes > parts.limits.queued_bytes:
             raise Refused(self.factory.later("overloaded", "the disk is behind"))
+        if self.factory.in_flight.get(vm, 0) >= parts.limits.per_token:
+            raise Refused(self.factory.later("per-token", f"too many pushes of {vm} at once", status=429))
         return vm
 
     def _verify(self, request: Request) -> tuple[str, int]:
         authorization = request.authorization
         fallow_vm = request.fallow_vm
         verified = self._verified
-        if verified is not None and verified[0] == authorization and verified[1] == fallow_vm:
+        keys = self.parts.keys
+        if (
+            verified is not None
+            and verified[0] == authorization
+            and verified[1] == fallow_vm
+            and verified[4] is keys  # the key file may have changed since
+        ):
             vm, generation = verified[2], verified[3]
         else:
             vm, generation = self._verify_token(authorization, fallow_vm)
+            self.outdated = self.parts.is_outdated(authorization[7:])
             # An agent comes with the same token again and again: its mac need not be computed each time.
-            self._verified = (authorization, fallow_vm, vm, generation)
+            self._verified = (authorization, fallow_vm, vm, generation, keys)
         reason = self.parts.revocations().refuses(vm, generation)
         if reason is not None:
             status = 409 if reason == "identity-conflict" else 401
@@ -171,6 +200,8 @@ class AgentsDoor(HttpConnection):
         rejected: list[dict[str, object]] = []
         cutoff_ts = received_s - parts.raw_retention_s
         if push.oldest_ts < cutoff_ts:
+            if received_s - push.sent_s > CLOCKS_APART_S and push.oldest_ts >= push.sent_s - parts.raw_retention_s:
+                raise Refused(clocks_apart(push.sent_s, received_s))
             young, rejected = without_old(push, cutoff_ts)
             parts.counters.samples_too_old += len(rejected)
             if young is None:
@@ -181,32 +212,27 @@ class AgentsDoor(HttpConnection):
         if problem is not None:
             raise Refused(problem)
         record = encode_record(push, received_s)
+        self.factory.claim(push.vm)
         slot = _PushSlot(self, push, received_s, rejected)
         self.slots.append(slot)
         try:
             parts.journal.append(record, slot.durable)
         except Exception:
             # Not left to the connection: it does not know that this request has its slot already.
+            self.factory.release(push.vm)
             slot.fail(failure_now())
 
     def _on_enroll(self, request: Request) -> None:
-        factory = self.factory
-        limits = self.parts.limits
         check_json(request.content_type)
-        body = decompress(request.body, request.content_encoding.decode("latin-1"), limits.decode.body_bytes)
-        if factory.enrolling >= limits.enrolments:
-            raise Refused(factory.later("enrolments", "too many enrolments at once", status=429))
-        factory.enrolling += 1
-
-        def done(outcome: Any) -> Any:
-            factory.enrolling -= 1
-            return outcome
+        # Before anybody knows who asks: nothing larger than what is taken is made of it.
+        body = decompress(request.body, request.content_encoding.decode("latin-1"), MAX_ENROLMENT_BYTES)
 
         def enrolled(answer: bytes) -> bytes:
             self.parts.counters.enrolments += 1
             return answer
 
-        self._answer_later(201, self.parts.enroll(body).addBoth(done).addCallback(enrolled))
+        peer = self.peer_address(request)
+        self._answer_later(201, self._bounded(lambda: self.parts.enroll(body, peer)).addCallback(enrolled))
 
     def _on_rotate(self, request: Request) -> None:
         vm, generation = self._verify(request)
@@ -215,7 +241,20 @@ class AgentsDoor(HttpConnection):
             self.parts.counters.rotations += 1
             return answer
 
-        self._answer_later(200, self.parts.rotate(vm, generation).addCallback(rotated))
+        self._answer_later(200, self._bounded(lambda: self.parts.rotate(vm, generation)).addCallback(rotated))
+
+    def _bounded(self, work: Callable[[], Deferred[bytes]]) -> Deferred[bytes]:
+        """Begins what asks the fleet database. Raises Refused: 429, too much of that is under way."""
+        factory = self.factory
+        if factory.enrolling >= self.parts.limits.enrolments:
+            raise Refused(factory.later("enrolments", "too many enrolments at once", status=429))
+        factory.enrolling += 1
+
+        def done(outcome: Any) -> Any:
+            factory.enrolling -= 1
+            return outcome
+
+        return work().addBoth(done)
 
     def _answer_later(self, status: int, body: Deferred[bytes]) -> None:
         slot = self.new_slot()
@@ -231,18 +270,43 @@ class AgentsDoorFactory(HttpConnectionFactory):
         clock: the reactor.
         door: the kind of door to make.
     Attributes:
-        enrolling: enrolments under way.
+        enrolling: enrolments and rotations under way.
+        in_flight: by VM, pushes on their way to the disk.
     """
 
     def __init__(self, parts: DoorParts, clock: Clock, door: type[AgentsDoor] = AgentsDoor) -> None:
-        super().__init__(parts.limits, parts.counters, clock)
+        super().__init__(parts.limits, parts.counters, clock, parts.proxies)
         self.parts = parts
         self.enrolling = 0
+        self._dropped: dict[str, int] = {}
+        self.in_flight: dict[str, int] = {}
         self._door = door
 
-    def buildProtocol(self, addr: IAddress | None) -> AgentsDoor:  # type: ignore[override]  # noqa: ARG002
-        """A door for a connection from `addr`, which means nothing: identity is in the token."""
+    def make_connection(self) -> AgentsDoor:
+        """A door for one connection."""
         return self._door(self)
+
+    def claim(self, vm: str) -> None:
+        """Counts in a push of `vm` that is on its way to the disk."""
+        self.in_flight[vm] = self.in_flight.get(vm, 0) + 1
+
+    def release(self, vm: str) -> None:
+        """Counts it out."""
+        count = self.in_flight.get(vm, 1) - 1
+        if count:
+            self.in_flight[vm] = count
+        else:
+            self.in_flight.pop(vm, None)
+
+    def note_dropped(self, vm: str, told: bytes) -> None:
+        """Counts the samples that an agent had to give up. Args: told: how many it has so far, as it says."""
+        if not told.isdigit() or len(told) > _DROPPED_DIGITS:
+            return
+        grown = int(told) - self._dropped.get(vm, 0)
+        if grown > 0:
+            self._dropped[vm] = int(told)
+            self.parts.counters.agents_dropped += grown
+            self.log.warn("the agent of {vm} had to give up {grown} samples", vm=vm, grown=grown)
 
 
 def check_json(content_type: bytes) -> None:
@@ -252,9 +316,15 @@ def check_json(content_type: bytes) -> None:
         raise Refused(Problem(415, "content-type", f"Content-Type: {found!r} is not application/json"))
 
 
-def stored_body(stored: int, duplicate: int, conflict: int, rejected: list[dict[str, object]]) -> bytes:
-    """Body of a 200: what became of the samples of a push that were not simply all stored."""
-    return json.dumps({"stored": stored, "duplicate": duplicate, "conflict": conflict, "rejected": rejected}).encode()
+def stored_body(
+    stored: int, duplicate: int, conflict: int, rejected: list[dict[str, object]], *, outdated: bool = False
+) -> bytes:
+    """Body of a 200: what became of the samples of a push that were not simply all stored.
+
+    Args: outdated: the token is of a key that is to go: its agent should rotate it now.
+    """
+    said = {"stored": stored, "duplicate": duplicate, "conflict": conflict, "rejected": rejected}
+    return json.dumps(said | ({"token": "rotate"} if outdated else {})).encode()
 
 
 def without_old(push: Push, cutoff_ts: float) -> tuple[Push | None, list[dict[str, object]]]:

@@ -5,7 +5,6 @@ Every method raises Refused (503, `database-unavailable`) when the database does
 
 from __future__ import annotations
 
-import hashlib
 import json
 import secrets
 from collections.abc import Callable, Iterator
@@ -15,28 +14,23 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 
+from aggregator import join_tokens, waits
+from aggregator.admission import Bound, Check
+from aggregator.enrolling import admit
 from aggregator.enrolment import Enrolment, MachineValue
-from aggregator.fleet import join_token, revocation, vm, vm_evidence, vm_summary, vm_window
+from aggregator.fleet import revocation, vm, vm_evidence, vm_summary, vm_window
 from aggregator.fleet_db import reading
+from aggregator.generations import below, insert_into, newest, refuse_below
+from aggregator.join_tokens import JoinToken, Labels, Minted
 from aggregator.problems import Problem, Refused
 from aggregator.tokens import Revocations
 from aggregator.vms_csv import parse_vms_csv
+from aggregator.waits import State, Wait
 
-# An expired join token is named as such for this long, then it is unknown.
-JOIN_TOKEN_KEPT_S = 30 * 86_400
+__all__ = ["Catalogue", "ImportResult", "Labels", "UnknownVmError", "VmRecord", "delete_store"]
+
 _RETRY_AFTER_S = 30
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Labels:
-    """What a join token gives to the VMs that enrol with it; None and no tags leave what is known."""
-
-    name: str | None = None
-    owner: str | None = None
-    mail: str | None = None
-    tags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,65 +83,98 @@ class UnknownVmError(LookupError):
 
 
 class Catalogue:
-    """The tables `vm`, `join_token` and `revocation`.
+    """The tables `vm`, `join_token`, `enrolment_wait` and `revocation`.
 
     Args:
-        engine: of `fleet_db.open_fleet`, migrated; of `open_fleet_read_only` for `vms` and `vm` alone.
+        engine: of `fleet_db.open_fleet`, migrated; of `open_fleet_read_only` for what only reads.
         make_secret: a new unguessable text at each call.
+        check: what enrolments are held against.
     """
 
-    def __init__(self, engine: sa.Engine, *, make_secret: Callable[[], str] = secrets.token_urlsafe) -> None:
+    def __init__(
+        self,
+        engine: sa.Engine,
+        *,
+        make_secret: Callable[[], str] = secrets.token_urlsafe,
+        check: Check = Check.AUTO,
+    ) -> None:
         self._engine = engine
         self._make_secret = make_secret
+        self._check = check
+
+    def mint(
+        self,
+        *,
+        now_s: float,
+        ttl_s: float,
+        uses: int,
+        labels: Labels,
+        bound: Bound | None = None,
+        created_by: str | None = None,
+    ) -> Minted:
+        """A join token for `uses` enrolments within `ttl_s`. Raises ValueError: either is not more than zero."""
+        with self._writing() as connection:
+            return join_tokens.insert(
+                connection,
+                lambda: f"join-{self._make_secret()}",
+                now_s=now_s,
+                ttl_s=ttl_s,
+                uses=uses,
+                labels=labels,
+                bound=bound,
+                created_by=created_by,
+            )
 
     def mint_join_token(self, *, now_s: float, ttl_s: float, uses: int, labels: Labels) -> str:
-        """A join token for `uses` enrolments within `ttl_s`. Raises ValueError: either is not more than zero."""
-        if ttl_s <= 0 or uses < 1:
-            raise ValueError("a join token needs at least one use and a life of more than zero")
-        token = f"join-{self._make_secret()}"
-        given = {"name": labels.name, "owner": labels.owner, "mail": labels.mail, "tags": list(labels.tags)}
-        with self._writing() as connection:
-            connection.execute(sa.delete(join_token).where(join_token.c.expires_s < now_s - JOIN_TOKEN_KEPT_S))
-            connection.execute(
-                sa.insert(join_token).values(
-                    secret_sha256=_digest(token),
-                    created_s=now_s,
-                    expires_s=now_s + ttl_s,
-                    uses_left=uses,
-                    labels=json.dumps({name: value for name, value in given.items() if value}),
-                )
-            )
-        return token
+        """The text of a join token that is bound to nothing; as `mint`."""
+        return self.mint(now_s=now_s, ttl_s=ttl_s, uses=uses, labels=labels).token
 
-    def enroll(self, request: Enrolment, *, now_s: float) -> int:
+    def join_tokens(self) -> list[JoinToken]:
+        """Every join token that is still known, the newest first."""
+        with self._reading() as connection:
+            return join_tokens.all_of_them(connection)
+
+    def revoke_join_token(self, token_id: str, *, now_s: float) -> bool:
+        """Lets nobody in with it any more; whether there is such a token."""
+        with self._writing() as connection:
+            return join_tokens.revoke(connection, token_id, now_s)
+
+    def waits(self) -> list[Wait]:
+        """Every request to enrol that needs or had a person's word."""
+        with self._reading() as connection:
+            return waits.all_of_them(connection)
+
+    def count_waiting(self) -> int:
+        """How many requests an admin has not decided on."""
+        with self._reading() as connection:
+            return waits.count_waiting(connection)
+
+    def decide(self, vm_id: str, state: State, *, by: str, now_s: float, request: str | None = None) -> str:
+        """Notes what an admin said to a request; as `waits.decide`."""
+        with self._writing() as connection:
+            return waits.decide(connection, vm_id, state, by=by, now_s=now_s, request=request)
+
+    def enroll(self, request: Enrolment, *, now_s: float, peer: str | None = None, heard_s: float | None = None) -> int:
         """Lets a VM in and returns the generation of its token; every earlier generation is refused from now on.
 
         Labels of the join token replace those that are known. An answer that is lost costs one use.
 
-        Raises: Refused: 401 for a join token that is unknown, expired or used up.
+        Args:
+            peer: address that the connection comes from; None fits no network.
+            heard_s: when memory says the newest push of this id came.
+
+        Raises: Refused: 401 for a join token that lets nobody in; 403 where it is bound elsewhere, or an admin must
+            decide or refused. No use is spent then.
         """
+        with self._reading() as connection:
+            # Whoever holds no join token must not take the lock for writing, as often as they like.
+            join_tokens.known(connection, request.join_token, now_s)
         with self._writing() as connection:
-            labels = _use_join_token(connection, request.join_token, now_s)
-            connection.execute(_insert(connection, vm).values(vm_id=request.vm).on_conflict_do_nothing())
-            generation = max(_generation(connection, request.vm) + 1, _below(connection, request.vm))
-            if "tags" in labels:
-                labels["tags"] = json.dumps(labels["tags"])
-            connection.execute(
-                sa.update(vm)
-                .where(vm.c.vm_id == request.vm)
-                .values(
-                    hostname=request.hostname,
-                    ips=json.dumps(request.ips),
-                    macs=json.dumps(request.macs),
-                    machine=json.dumps(request.machine),
-                    boot=request.boot,
-                    enrolled_s=int(now_s),
-                    generation=generation,
-                    **labels,
-                )
-            )
-            _refuse_below(connection, request.vm, generation, "re-enrolled", now_s)
-        return generation
+            outcome = admit(connection, request, check=self._check, peer=peer, heard_s=heard_s, now_s=now_s)
+        # Not inside: what an admin is to decide on would be rolled back.
+        if isinstance(outcome, Problem):
+            raise Refused(outcome)
+        return outcome
 
     def rotate(self, vm_id: str, generation: int, *, now_s: float) -> int:
         """The generation that follows the one in use; both are accepted, older ones are refused from now on.
@@ -157,24 +184,24 @@ class Catalogue:
         Raises: Refused: 401 when `generation` is not accepted any more or the VM is not enrolled.
         """
         with self._writing() as connection:
-            newest = _generation(connection, vm_id)
-            if newest < 1:
+            last = newest(connection, vm_id)
+            if last < 1:
                 raise Refused(Problem(401, "not-enrolled", f"{vm_id} is not enrolled: enrol it again"))
-            if generation < max(newest - 1, _below(connection, vm_id), 1):
+            if generation < max(last - 1, below(connection, vm_id), 1):
                 raise Refused(Problem(401, "revoked", f"generation {generation} of the token of {vm_id} is refused"))
-            if generation == newest - 1:
-                return newest
+            if generation == last - 1:
+                return last
             connection.execute(sa.update(vm).where(vm.c.vm_id == vm_id).values(generation=generation + 1))
-            _refuse_below(connection, vm_id, generation, "rotated", now_s)
+            refuse_below(connection, vm_id, generation, "rotated", now_s)
         return generation + 1
 
     def revoke(self, vm_id: str, reason: str, *, now_s: float) -> None:
         """Refuses every token given out so far; the VM must enrol again. Raises UnknownVmError."""
         with self._writing() as connection:
-            generation = _generation(connection, vm_id)
+            generation = newest(connection, vm_id)
             if generation < 1:
                 raise UnknownVmError(vm_id)
-            _refuse_below(connection, vm_id, generation + 1, reason, now_s)
+            refuse_below(connection, vm_id, generation + 1, reason, now_s)
 
     def revocations(self) -> Revocations:
         """All that is refused; a door reads it again every 30 s or sooner."""
@@ -212,7 +239,7 @@ class Catalogue:
         count = sa.select(sa.func.count()).select_from(vm)
         with self._writing() as connection:
             before = connection.scalar(count) or 0
-            statement = _insert(connection, vm)
+            statement = insert_into(connection, vm)
             labels = {name: statement.excluded[name] for name in rows[0] if name != "vm_id"}
             if labels:
                 upsert = statement.on_conflict_do_update(index_elements=[vm.c.vm_id], set_=labels)
@@ -228,14 +255,15 @@ class Catalogue:
         Raises: UnknownVmError: nothing was held.
         """
         with self._writing() as connection:
-            generation = _generation(connection, vm_id)
+            generation = newest(connection, vm_id)
             deleted = 0
+            waits.forget_vm(connection, vm_id)
             for table in (vm, vm_summary, vm_window, vm_evidence):
                 deleted += connection.execute(sa.delete(table).where(table.c.vm_id == vm_id)).rowcount
             if not deleted:
                 raise UnknownVmError(vm_id)
             # Without its row the generation is unknown; every VM that enrolled holds at least the first.
-            _refuse_below(connection, vm_id, max(generation, 1) + 1, "forgotten", now_s)
+            refuse_below(connection, vm_id, max(generation, 1) + 1, "forgotten", now_s)
 
     @contextmanager
     def _writing(self) -> Iterator[sa.Connection]:
@@ -263,51 +291,6 @@ def _answering_503() -> Iterator[None]:
     except (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.TimeoutError) as error:
         problem = Problem(503, "database-unavailable", "the fleet database does not answer", _RETRY_AFTER_S)
         raise Refused(problem) from error
-
-
-def _digest(token: str) -> str:
-    return hashlib.sha256(token.encode()).hexdigest()
-
-
-def _insert(connection: sa.Connection, table: sa.Table) -> postgresql.Insert | sqlite.Insert:
-    return postgresql.insert(table) if connection.dialect.name == "postgresql" else sqlite.insert(table)
-
-
-def _use_join_token(connection: sa.Connection, token: str, now_s: float) -> dict[str, Any]:
-    this = join_token.c.secret_sha256 == _digest(token)
-    used = connection.execute(
-        sa.update(join_token)
-        .where(this, join_token.c.uses_left > 0, join_token.c.expires_s > now_s)
-        .values(uses_left=join_token.c.uses_left - 1)
-        .returning(join_token.c.labels)
-    ).first()
-    if used is not None:
-        labels: dict[str, Any] = json.loads(used.labels)
-        return labels
-    known = connection.execute(sa.select(join_token.c.expires_s).where(this)).first()
-    if known is None:
-        raise Refused(Problem(401, "join-token-unknown", "join_token: is not known"))
-    if known.expires_s <= now_s:
-        raise Refused(Problem(401, "join-token-expired", "join_token: has expired"))
-    raise Refused(Problem(401, "join-token-used-up", "join_token: is used up"))
-
-
-def _generation(connection: sa.Connection, vm_id: str) -> int:
-    """The newest generation given out, 0 for none; locks the VM's row where the database can."""
-    return connection.scalar(sa.select(vm.c.generation).where(vm.c.vm_id == vm_id).with_for_update()) or 0
-
-
-def _below(connection: sa.Connection, vm_id: str) -> int:
-    return connection.scalar(sa.select(revocation.c.below_generation).where(revocation.c.vm_id == vm_id)) or 0
-
-
-def _refuse_below(connection: sa.Connection, vm_id: str, generation: int, reason: str, now_s: float) -> None:
-    # Never lowered, and the reason that refused a generation first stays the one that is shown.
-    if generation <= max(_below(connection, vm_id), 1):
-        return
-    values = {"below_generation": generation, "reason": reason, "created_s": now_s}
-    statement = _insert(connection, revocation).values(vm_id=vm_id, **values)
-    connection.execute(statement.on_conflict_do_update(index_elements=[revocation.c.vm_id], set_=values))
 
 
 def _records(connection: sa.Connection, ids: sa.Subquery) -> list[VmRecord]:

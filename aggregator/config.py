@@ -14,10 +14,14 @@ from agent.settings import (
     SettingsReader,
     parse_count,
     parse_duration_s,
+    parse_flag,
     parse_host_port,
     parse_size_bytes,
     parse_text,
 )
+from aggregator.addresses import Network, parse_networks
+from aggregator.admission import Check, parse_check
+from aggregator.listen_settings import ListenSettings, TlsFiles, plain_problem
 from aggregator.summary import WINDOWS_DAYS
 
 _DAY_S = 86400.0
@@ -50,6 +54,11 @@ def _path(value: object) -> Path:
     return Path(text)
 
 
+def _flag(value: object) -> bool:
+    """Of a file, or of the command line, where an option that is given is true."""
+    return parse_flag({"true": True, "false": False}.get(value, value) if isinstance(value, str) else value)
+
+
 def _duration_s(value: object) -> float:
     seconds = parse_duration_s(value)
     if seconds > _MAX_DURATION_S:
@@ -76,6 +85,10 @@ class AggregatorConfig:
     Attributes:
         listen, admin: host and port of the two doors; port 0 takes a free one.
         tls_cert, tls_key: PEM files; both or neither.
+        tls_client_ca: agents must have a certificate of one of these authorities.
+        plain_behind_proxy: plain text to other machines is wanted: a proxy ends TLS.
+        proxies: whose `X-Forwarded-For` is believed.
+        enrolment_check: what VMs that enrol are held against.
         fleet_url: of the fleet database; None is fleet.db in the data directory.
         buffer_samples: unstored samples held in memory before pushes are answered 503.
     """
@@ -85,6 +98,10 @@ class AggregatorConfig:
     admin: tuple[str, int] = field(default=("127.0.0.1", 8900), metadata={"key": "admin", "parse": parse_host_port})
     tls_cert: Path | None = field(default=None, metadata={"key": "tls.cert", "parse": _path})
     tls_key: Path | None = field(default=None, metadata={"key": "tls.key", "parse": _path})
+    tls_client_ca: Path | None = field(default=None, metadata={"key": "tls.client_ca", "parse": _path})
+    plain_behind_proxy: bool = field(default=False, metadata={"key": "plain_behind_proxy", "parse": _flag})
+    proxies: tuple[Network, ...] = field(default=(), metadata={"key": "proxies", "parse": parse_networks})
+    enrolment_check: Check = field(default=Check.AUTO, metadata={"key": "enrolment.check", "parse": parse_check})
     fleet_url: str | None = field(default=None, repr=False, metadata={"key": "fleet.url", "parse": parse_text})
     flush_interval_s: float = field(default=900.0, metadata={"key": "flush.interval", "parse": _duration_s})
     flush_workers: int = field(default=1, metadata={"key": "flush.workers", "parse": parse_count})
@@ -96,10 +113,20 @@ class AggregatorConfig:
     buffer_samples: int = field(default=4_000_000, metadata={"key": "buffer.samples", "parse": parse_count})
     segment_bytes: int = field(default=64 << 20, metadata={"key": "journal.segment", "parse": parse_size_bytes})
     connections: int | None = field(default=None, metadata={"key": "limits.connections", "parse": parse_count})
+    per_address: int | None = field(default=None, metadata={"key": "limits.per_address", "parse": parse_count})
+    per_token: int | None = field(default=None, metadata={"key": "limits.per_token", "parse": parse_count})
     batch_samples: int | None = field(default=None, metadata={"key": "limits.batch_samples", "parse": _batch_samples})
     body_bytes: int | None = field(default=None, metadata={"key": "limits.body", "parse": parse_size_bytes})
     header_bytes: int | None = field(default=None, metadata={"key": "limits.headers", "parse": parse_size_bytes})
     request_s: float | None = field(default=None, metadata={"key": "limits.request_time", "parse": _duration_s})
+
+    @property
+    def listening(self) -> ListenSettings:
+        """How the doors listen."""
+        tls = None
+        if self.tls_cert is not None and self.tls_key is not None:
+            tls = TlsFiles(cert=self.tls_cert, key=self.tls_key, client_ca=self.tls_client_ca)
+        return ListenSettings(tls=tls, plain_behind_proxy=self.plain_behind_proxy, proxies=self.proxies)
 
     @classmethod
     def parse(
@@ -125,6 +152,12 @@ class AggregatorConfig:
         config = cls(**values)
         if (config.tls_cert is None) != (config.tls_key is None):
             problems.append("tls.cert and tls.key: one needs the other")
+        else:
+            for key, address in (("listen", config.listen), ("admin", config.admin)):
+                problem = plain_problem(address, config.listening, key=key)
+                problems += [] if problem is None else [problem]
+        if config.tls_client_ca is not None and config.tls_cert is None:
+            problems.append("tls.client_ca: certificates of agents need tls.cert and tls.key")
         if config.hour_retention_s < max(config.windows_days) * _DAY_S:
             problems.append("retention.hours: shorter than the longest of summary.windows")
         try:

@@ -1,7 +1,7 @@
 """HTTP connections of agents: order of answers, deadlines, back-pressure, the end of a connection.
 
-`HttpConnection` is the shell around `aggregator.http`; what requests mean is up to its subclass. Deadlines of
-all connections are looked at together, once a sweep, so that a request starts no timer and asks no clock for them.
+`HttpConnection` is the shell around `aggregator.http`; what requests mean is up to its subclass. What all connections
+of a door have in common is in `aggregator.connections`.
 """
 
 from __future__ import annotations
@@ -10,15 +10,12 @@ from collections import deque
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IAddress
-from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.internet.protocol import Protocol, connectionDone
 from twisted.internet.tcp import Connection
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from aggregator.answers import render_problem
-from aggregator.door_parts import Clock, DoorCounters, DoorLimits
+from aggregator.connections import HttpConnectionFactory, failure_now
 from aggregator.http import Request, RequestParser
 from aggregator.problems import Problem, Refused
 
@@ -77,6 +74,8 @@ class HttpConnection(Protocol):
     Attributes:
         closes: no further request is taken.
         slots: requests without an answer yet, oldest first.
+        peer: address at the other end, which may be that of a proxy; empty where there is none.
+        group: what `peer` is counted as; empty: it is not.
     """
 
     factory: HttpConnectionFactory
@@ -85,6 +84,9 @@ class HttpConnection(Protocol):
         self.factory = factory
         self.closes = False
         self.slots: deque[Slot] = deque()
+        self.peer = ""
+        self.group = ""
+        self._is_new = True
         self._parser = RequestParser(factory.limits.http)
         self._plain = False
         self._socket: socket | None = None
@@ -109,15 +111,16 @@ class HttpConnection(Protocol):
             self._plain = True
             transport.setTcpNoDelay(True)
             self._socket = transport.getHandle()
-        if self.factory.admits(self):
+        problem = self.factory.admit(self)
+        if problem is None:
             return
-        if self.factory.overrun:
+        if self.factory.is_overrun(self):
             self.abort()
         else:
             self.closes = True
             slot = self.new_slot()
             slot.linger = True
-            slot.refuse(self.factory.later("connections", "too many connections"))
+            slot.refuse(problem)
 
     def dataReceived(self, data: bytes) -> None:
         """Feeds the parser and acts on what is complete. Nothing that goes wrong here may reach the reactor."""
@@ -204,6 +207,7 @@ class HttpConnection(Protocol):
         if not answers or self._gone:
             return
         self._active_s = self.factory.now_s
+        self._is_new = False
         self._write(answers[0] if len(answers) == 1 else b"".join(answers))
         if slot.close:
             self._finish(linger=slot.linger)
@@ -274,128 +278,11 @@ class HttpConnection(Protocol):
             if now_s - self._begun_s >= limits.request_s:
                 factory.counters.timeouts += 1
                 self.refuse(Problem(408, "too-slow", f"no whole request in {limits.request_s:g} s", close=True))
-        elif now_s - self._active_s >= limits.idle_s:
+        # Who connects has something to ask; before that, a handshake at a byte a second would last as long.
+        elif now_s - self._active_s >= (limits.request_s if self._is_new else limits.idle_s):
             factory.counters.idle_closed += 1
             self._finish(linger=False)
 
     @property
     def _transport(self) -> Any:
         return self.transport
-
-
-class HttpConnectionFactory(Factory):
-    """Knows the open connections, bounds and sweeps them. Subclasses make them.
-
-    Args:
-        limits: bounds.
-        counters: plain numbers, read elsewhere.
-        clock: the reactor; the sweep runs from `startFactory` to `stopFactory`.
-    Attributes:
-        now_s: the clock as of the last sweep, good enough for deadlines.
-        nearly_full: answers ask their connections to end, so that there is room for others.
-    """
-
-    log = Logger()
-    noisy = False
-
-    def __init__(self, limits: DoorLimits, counters: DoorCounters, clock: Clock) -> None:
-        self.limits = limits
-        self.counters = counters
-        self.now_s = clock.seconds()
-        self.nearly_full = False
-        self._clock = clock
-        self._connections: set[HttpConnection] = set()
-        self._sweep_call: Any = None
-        self._emptied: Deferred[None] | None = None
-        self._turn = 0
-        self._nearly = limits.connections - limits.connections // 10
-        self._refused_at_once = limits.connections + max(1, limits.connections // 20)
-
-    def buildProtocol(self, addr: IAddress | None) -> Any:
-        """A connection from `addr`, which means nothing: identity is in the token."""
-        raise NotImplementedError
-
-    def startFactory(self) -> None:
-        """Begins to sweep."""
-        self._sweep()
-
-    def stopFactory(self) -> None:
-        """Ends the sweep; open connections stay until `close_all`."""
-        if self._sweep_call is not None:
-            self._sweep_call.cancel()
-            self._sweep_call = None
-
-    def admits(self, connection: HttpConnection) -> bool:
-        """Counts a new connection in; False when it is one too many."""
-        self.counters.connections += 1
-        self._connections.add(connection)
-        self._note_count()
-        if len(self._connections) <= self.limits.connections:
-            return True
-        self.counters.connections_refused += 1
-        return False
-
-    @property
-    def overrun(self) -> bool:
-        """So many are being refused that there is no room to tell them."""
-        return len(self._connections) > self._refused_at_once
-
-    def left(self, connection: HttpConnection) -> None:
-        """Counts a connection out."""
-        self._connections.discard(connection)
-        self._note_count()
-        if not self._connections and self._emptied is not None:
-            emptied, self._emptied = self._emptied, None
-            emptied.callback(None)
-
-    def close_all(self) -> Deferred[None]:
-        """Fires once every connection is closed: after the answers it waits for, or after `farewell_s`."""
-        done: Deferred[None] = Deferred()
-        if not self._connections:
-            done.callback(None)
-            return done
-        self._emptied = done
-        timer = self._clock.callLater(self.limits.farewell_s, self._abort_all)
-        for connection in list(self._connections):
-            connection.finish_when_answered()
-
-        def stop_timer(_outcome: None) -> None:
-            if timer.active():
-                timer.cancel()
-
-        return done.addCallback(stop_timer)
-
-    def later(self, reason: str, detail: str, *, status: int = 503) -> Problem:
-        """A refusal for now. The wait goes round, so that those refused together do not return together."""
-        shortest_s = self.limits.retry_after_s
-        self._turn = (self._turn + 1) % (2 * shortest_s + 1)
-        return Problem(status, reason, detail, retry_after_s=shortest_s + self._turn)
-
-    def note_failure(self, what: str, failure: Failure) -> None:
-        """Logs and counts a mistake of ours."""
-        self.counters.errors += 1
-        self.log.failure("{what}", failure, what=what)
-
-    def _note_count(self) -> None:
-        count = len(self._connections)
-        self.counters.connections_open = count
-        self.nearly_full = count >= self._nearly
-
-    def _abort_all(self) -> None:
-        for connection in list(self._connections):
-            connection.abort()
-
-    def _sweep(self) -> None:
-        self.now_s = self._clock.seconds()
-        for connection in list(self._connections):
-            try:
-                connection.sweep(self.now_s)
-            except Exception:
-                self.note_failure("a connection could not be swept", failure_now())
-                connection.abort()
-        self._sweep_call = self._clock.callLater(self.limits.sweep_s, self._sweep)
-
-
-def failure_now() -> Failure:
-    """The exception being handled."""
-    return Failure()  # type: ignore[no-untyped-call]

@@ -23,6 +23,8 @@ from aggregator.rows import NAN, ROW
 
 MAX_AHEAD_S = 24 * 3600
 OLDEST_TS = 946_684_800  # 2000-01-01: an older clock was never set
+CLOCKS_APART_S = 3600.0  # from here on a sample's age says more about clocks than about the sample
+_CLOCK_RETRY_S = 5
 _U32_MAX = 2**32 - 1
 _SUPPORTED = f"supported: {VERSION}"
 
@@ -122,7 +124,8 @@ def decode_push(
         now_s: Unix time on the aggregator's clock.
         limits: bounds.
 
-    Raises: Refused: 400 not well-formed, 413 too much, 415 unknown encoding, 422 of a wrong type or out of range.
+    Raises: Refused: 400 not well-formed, 413 too much, 415 unknown encoding, 422 of a wrong type or out of range,
+        503 too far ahead by our clock but not by the VM's.
     """
     if content_encoding is not None:
         body = decompress(body, content_encoding, limits.body_bytes)
@@ -148,16 +151,27 @@ def decode_push(
         values = _values_of(samples[0])
         oldest_ts = newest_ts = values[0]
         if oldest_ts % interval_s or oldest_ts > latest_ts or values[_MEM_USED] > values[_MEM_TOTAL]:
-            _refuse_sample(samples, interval_s, latest_ts)
+            _refuse_sample(samples, interval_s, now_s, message.sent_s)
         try:
             rows = _pack(oldest_ts, interval_s, *values[1:])
         except struct.error:
             rows = _pack_with_nulls(values, interval_s)
     else:
-        rows, oldest_ts, newest_ts = _pack_all(samples, interval_s, latest_ts)
+        rows, oldest_ts, newest_ts = _pack_all(samples, interval_s, now_s, message.sent_s)
     return Push(
         vm, message.boot, message.seq, message.sent_s, interval_s, rows, count, oldest_ts, newest_ts, unknown_fields
     )
+
+
+def clocks_apart(sent_s: float, received_s: float) -> Problem:
+    """Why a push must wait whose samples are as young as they should be by its own clock, but not by ours.
+
+    Refused for good they would be lost for a clock that somebody sets right tomorrow, and it may well be ours.
+    """
+    apart_h = (sent_s - received_s) / 3600
+    how = "ahead of" if apart_h > 0 else "behind"
+    detail = f"this VM's clock is {abs(apart_h):.0f} h {how} the aggregator's: one of them is wrong"
+    return Problem(503, "clock", detail, retry_after_s=_CLOCK_RETRY_S)
 
 
 def decompress(body: bytes, content_encoding: str, max_bytes: int) -> bytes:
@@ -188,16 +202,17 @@ def decompress(body: bytes, content_encoding: str, max_bytes: int) -> bytes:
     return plain
 
 
-def _pack_all(samples: Sequence[Any], interval_s: int, latest_ts: float) -> tuple[bytes, int, int]:
+def _pack_all(samples: Sequence[Any], interval_s: int, now_s: float, sent_s: float) -> tuple[bytes, int, int]:
     if not samples:
         _refuse_value("samples: is empty", "value")
     rows = []
+    latest_ts = now_s + MAX_AHEAD_S
     oldest_ts = newest_ts = samples[0].ts
     for sample in samples:
         values = _values_of(sample)
         ts = values[0]
         if ts % interval_s or ts > latest_ts or values[_MEM_USED] > values[_MEM_TOTAL]:
-            _refuse_sample(samples, interval_s, latest_ts)
+            _refuse_sample(samples, interval_s, now_s, sent_s)
         if ts > newest_ts:
             newest_ts = ts
         elif ts < oldest_ts:
@@ -222,11 +237,13 @@ def _refuse_version(version: int) -> NoReturn:
     _refuse_value(f"v: {str(version)[:20]} is not a supported version ({_SUPPORTED})", "version")
 
 
-def _refuse_sample(samples: Sequence[Any], interval_s: int, latest_ts: float) -> NoReturn:
+def _refuse_sample(samples: Sequence[Any], interval_s: int, now_s: float, sent_s: float) -> NoReturn:
     for index, sample in enumerate(samples):
         if sample.ts % interval_s:
             _refuse_value(f"samples[{index}].ts: {sample.ts} is not a multiple of interval_s {interval_s}", "timestamp")
-        if sample.ts > latest_ts:
+        if now_s + MAX_AHEAD_S < sample.ts <= sent_s + MAX_AHEAD_S and sent_s - now_s > CLOCKS_APART_S:
+            raise Refused(clocks_apart(sent_s, now_s))
+        if sample.ts > now_s + MAX_AHEAD_S:
             _refuse_value(f"samples[{index}].ts: {sample.ts} is more than {MAX_AHEAD_S // 3600} h ahead", "timestamp")
         if sample.mem_used_bytes > sample.mem_total_bytes:
             _refuse_value(f"samples[{index}].mem_used_bytes: is more than mem_total_bytes", "value")

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+from aggregator.addresses import NO_PROXIES, Proxies
 from aggregator.decode import DecodeLimits, Push
 from aggregator.http import HttpLimits
 from aggregator.problems import Problem
@@ -88,6 +89,8 @@ class DoorLimits:
 
     Attributes:
         connections: open at once; a connection above is answered 503 and closed.
+        per_address: the same of one address, but for loopback and proxies: 429.
+        per_token: pushes of one VM on their way to the disk; one above is answered 429.
         pipelined: requests of one connection without an answer; above, reading pauses.
         request_s: from a request's first byte to its last, and from there to its answer.
         idle_s: a connection without a request is closed after this.
@@ -100,6 +103,8 @@ class DoorLimits:
     """
 
     connections: int = 10_000
+    per_address: int = 1_000
+    per_token: int = 32
     pipelined: int = 16
     request_s: float = 30.0
     idle_s: float = 150.0
@@ -127,8 +132,10 @@ class DoorCounters:
     conflicts: int = 0
     samples_too_old: int = 0
     unknown_fields: int = 0
+    agents_dropped: int = 0
     enrolments: int = 0
     rotations: int = 0
+    outdated_tokens: int = 0
     timeouts: int = 0
     idle_closed: int = 0
     errors: int = 0
@@ -144,21 +151,25 @@ class DoorParts:
     """Everything the door works with.
 
     Attributes:
-        enroll: body of an enrolment → body of a 201, or a failure with `Refused`.
+        enroll: body of an enrolment, address it comes from → body of a 201, or a failure with `Refused`.
         rotate: VM and generation of its token → body of a 200, or a failure with `Refused`.
         ready: None, or why pushes cannot be taken just now.
         raw_retention_s: samples older than this are rejected `too_old`, the others of the push are stored.
         clock: Unix time, seconds.
+        proxies: whose `X-Forwarded-For` is believed.
+        is_outdated: whether a token that verified is of a key that is to go.
     """
 
     keys: TokenKeys
     revocations: Callable[[], Revocations]
     journal: Journal
     buffer: Buffer
-    enroll: Callable[[bytes], Deferred[bytes]]
+    enroll: Callable[[bytes, str], Deferred[bytes]]
     rotate: Callable[[str, int], Deferred[bytes]]
     ready: Callable[[], str | None]
     raw_retention_s: float
     clock: Callable[[], float]
     counters: DoorCounters = field(default_factory=DoorCounters)
     limits: DoorLimits = field(default_factory=DoorLimits)
+    proxies: Proxies = NO_PROXIES
+    is_outdated: Callable[[bytes], bool] = lambda _token: False

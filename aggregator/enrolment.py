@@ -7,6 +7,7 @@ from typing import Annotated
 
 import msgspec
 
+from agent.identity import is_placeholder
 from agent.wire import is_vm_id
 from aggregator.problems import Problem, Refused
 
@@ -54,18 +55,23 @@ _DECODER = msgspec.json.Decoder(_Body)
 def decode_enrolment(body: bytes) -> Enrolment:
     """The body of `POST /v1/enroll`. Unknown fields are ignored; of a key that stands twice the last one counts.
 
-    Raises: Refused: 413 over MAX_ENROLMENT_BYTES, 400 not well-formed JSON, 422 a wrong type, size, character or id.
+    Raises: Refused: 413 over MAX_ENROLMENT_BYTES, 400 not well-formed JSON, 422 a wrong type, size, character or id,
+        or the id is a placeholder.
     """
     if len(body) > MAX_ENROLMENT_BYTES:
         raise Refused(Problem(413, "too-large", f"the body is over {MAX_ENROLMENT_BYTES} bytes"))
     try:
         said = _DECODER.decode(body)
     except msgspec.ValidationError as error:
+        # The decoder stops at the first wrong type and has not seen whether the rest is JSON at all.
+        _check_json(body)
         raise _wrong(str(error)) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise Refused(Problem(400, "malformed", f"the body is not JSON: {error}")) from error
+        raise _malformed(error) from error
     if not is_vm_id(said.vm):
         raise _wrong(f"vm: {said.vm[:80]!r} is not a VM id")
+    if is_placeholder(said.vm):
+        raise Refused(Problem(422, "placeholder", f"vm: {said.vm!r} is in many machines: it names none of them"))
     enrolment = Enrolment(
         join_token=said.join_token,
         vm=said.vm,
@@ -89,6 +95,20 @@ def _check_printable(enrolment: Enrolment) -> None:
     for name, text in texts:
         if text is not None and not text.isprintable():
             raise _wrong(f"{name}: {text[:80]!r} holds characters that cannot be printed")
+
+
+def _check_json(body: bytes) -> None:
+    try:
+        body.decode()
+        msgspec.json.decode(body)
+    except msgspec.ValidationError:
+        pass
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise _malformed(error) from error
+
+
+def _malformed(error: Exception) -> Refused:
+    return Refused(Problem(400, "malformed", f"the body is not JSON: {error}"))
 
 
 def _wrong(detail: str) -> Refused:

@@ -101,6 +101,40 @@ join_token = sa.Table(
         server_default="{}",
         comment="JSON: owner, mail, tags for the VMs that use it",
     ),
+    sa.Column("id", sa.String(8), nullable=False, server_default=sa.text("''"), comment="public: start of its SHA-256"),
+    sa.Column("created_by", sa.Text, comment="who minted it; NULL: nobody said"),
+    sa.Column("uses", sa.Integer, nullable=False, server_default="0", comment="enrolments it was good for at first"),
+    sa.Column("revoked_s", sa.Double),
+    sa.Column("bound_to", sa.String(8), comment="vm, pool, network or NULL: any VM from anywhere"),
+    sa.Column("bound_value", sa.Text),
+)
+
+inventory_vm = sa.Table(
+    "inventory_vm",
+    metadata,
+    # VM first: an enrolment looks one VM up, whichever source knows it.
+    sa.Column("vm_id", sa.String(64), primary_key=True),
+    sa.Column("source", sa.String(64), primary_key=True, comment="a hypervisor, a site or a file"),
+    sa.Column("macs", sa.Text, nullable=False, server_default="[]", comment="JSON list: aa:bb:cc:dd:ee:ff"),
+    sa.Column("pool", sa.Text),
+    sa.Column("host", sa.Text),
+    sa.Column("seen_s", sa.Double, nullable=False, comment="when the source was last asked"),
+    sqlite_with_rowid=False,
+)
+
+enrolment_wait = sa.Table(
+    "enrolment_wait",
+    metadata,
+    sa.Column("vm_id", sa.String(64), primary_key=True),
+    sa.Column("request", sa.String(8), primary_key=True, comment="start of the SHA-256 of host name and MACs"),
+    sa.Column("asked_s", sa.Double, nullable=False, comment="first"),
+    sa.Column("again_s", sa.Double, nullable=False, comment="last"),
+    sa.Column("why", sa.Text, nullable=False),
+    sa.Column("evidence", sa.Text, nullable=False, comment="JSON object: what the VM said, from where"),
+    sa.Column("state", sa.String(8), nullable=False, comment="waiting, approved or refused"),
+    sa.Column("decided_by", sa.Text),
+    sa.Column("decided_s", sa.Double),
+    sqlite_with_rowid=False,
 )
 
 revocation = sa.Table(

@@ -8,7 +8,8 @@ could not take stays in the buffer while the segments that hold it stay on disk.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -23,9 +24,19 @@ from aggregator.rows import ROW_BYTES
 from aggregator.summary import ChunkResult, Summary, Taken
 
 CHUNK_VMS = 128
+_WORKER_FDS = 24  # of a worker, beside its stores: its pipe, its modules
+_STORE_FDS = 3  # the store, its rollback journal, their folder while that is synced
 CHUNK_ROWS = 60_000  # bounds a worker's memory after an outage, when each VM brings days of rows
 # While half of the fleet seems to be this far off, it is our clock that is wrong: delete nothing.
 CLOCK_DOUBT_S = 3600.0
+# Each store is held against its sums once in so long, each at its own time, while its VM pushes.
+VERIFY_EVERY_S = 28 * 86400.0
+_VERIFY_AT_ONCE_S = 3600.0  # of that: bounds what a flush verifies after a pause, or when the clock jumps
+
+
+def chunk_vms_for(descriptors: int) -> int:
+    """How many VMs a worker that may open so many descriptors is given at once: it opens all their stores."""
+    return max(1, min(CHUNK_VMS, (descriptors - _WORKER_FDS) // _STORE_FDS))
 
 
 class JournalLike(Protocol):
@@ -72,11 +83,13 @@ class Flusher:
     Args:
         write_summaries: fires when the fleet database has them, fails when it has not.
         clock: Unix time in seconds.
+        known_vms: those that have had rows: the store of one of them that is gone is not new.
 
     Attributes:
         replayed_through: while a journal is replayed, the last segment that has reached the buffer as a whole.
         stores_failing: why some store could not be written in the last flush, or None.
         stores_failing_ratio: share of the VMs whose store failed in the last flush.
+        failing: VMs whose store failed in the last flush.
     """
 
     _log = Logger()
@@ -92,6 +105,7 @@ class Flusher:
         call_in_reactor: Callable[..., object],
         clock: Callable[[], float],
         chunk_vms: int = CHUNK_VMS,
+        known_vms: Iterable[str] = (),
     ) -> None:
         self._buffer = buffer
         self._journal = journal
@@ -105,10 +119,18 @@ class Flusher:
         self._running = False
         self._waiting: list[Deferred[FlushReport]] = []
         self._figures_due: set[str] = set()  # stored since their figures were last read
+        self._known = set(known_vms)
+        self._verified_s: float | None = None  # stores whose time came until then are verified
+        self._verify_from_s = 0.0
         self.replayed_through: int | None = None
         self.totals = FlushTotals()
         self.stores_failing: str | None = None
         self.stores_failing_ratio = 0.0
+        self.failing = 0
+
+    def forget(self, vm_id: str) -> None:
+        """An admin forgot this VM: its store is gone for a reason."""
+        self._known.discard(vm_id)
 
     @property
     def is_running(self) -> bool:
@@ -160,6 +182,8 @@ class Flusher:
         report = FlushReport()
         now_s = self._clock()
         may_forget = self._clock_is_trusted()
+        self._verify_from_s = now_s if self._verified_s is None else max(self._verified_s, now_s - _VERIFY_AT_ONCE_S)
+        self._verified_s = now_s
         everyone = sorted(self._owed.union(self._figures_due, owing))
         shares: list[list[str]] = [[] for _ in range(self._workers.partitions)]
         for vm_id in everyone:
@@ -183,7 +207,7 @@ class Flusher:
     async def _flush_partition(
         self, number: int, vm_ids: list[str], all_figures: bool, now_s: float, may_forget: bool, report: FlushReport
     ) -> None:
-        for chunk in self._chunks(vm_ids, all_figures):
+        for chunk in self._chunks(vm_ids, all_figures, now_s):
             result = await self._submit(number, chunk, now_s, may_forget)
             for share in chunk:
                 if share.vm_id not in result.failures:
@@ -193,12 +217,18 @@ class Flusher:
             report.duplicates += result.duplicates
             report.conflicts += result.conflicts
             report.failures.update(result.failures)
-            for vm_id, aside in result.lost_stores.items():
+            for vm_id, (why, aside) in result.lost_stores.items():
                 self.totals.stores_lost += 1
+                moved = f"moved to {aside}, " if aside else ""
                 self._log.error(
-                    "the store of {vm_id} was damaged: moved to {aside}, a new one begun", vm_id=vm_id, aside=aside
+                    "the store of {vm_id} is lost: {why}: {moved}a new one begun; until a person has looked there is "
+                    "no verdict on this VM",
+                    vm_id=vm_id,
+                    why=why,
+                    moved=moved,
                 )
             for summary in result.summaries:
+                self._known.add(summary.vm_id)
                 (self._figures_due.discard if summary.figures else self._figures_due.add)(summary.vm_id)
             written = [summary.vm_id for summary in result.summaries]
             try:
@@ -210,7 +240,7 @@ class Flusher:
                 self._owed.update(written)
                 self._log.warn("{n} summaries wait for the fleet database: {error}", n=len(written), error=error)
 
-    def _chunks(self, vm_ids: list[str], all_figures: bool) -> Iterator[list[Taken]]:
+    def _chunks(self, vm_ids: list[str], all_figures: bool, now_s: float) -> Iterator[list[Taken]]:
         chunk: list[Taken] = []
         size = 0
         for vm_id in vm_ids:
@@ -226,10 +256,17 @@ class Flusher:
                 chunk, size = [], 0
             # What the fleet database missed may have been the figures of an hour that closed then.
             wants_figures = all_figures or vm_id in self._owed
-            chunk.append(share._replace(wants_figures=True) if wants_figures else share)
+            verify = self._is_due(vm_id, now_s)
+            had_history = vm_id in self._known
+            chunk.append(share._replace(wants_figures=wants_figures, had_history=had_history, verify=verify))
             size += len(share.rows)
         if chunk:
             yield chunk
+
+    def _is_due(self, vm_id: str, now_s: float) -> bool:
+        """Whether a store's time to be verified came since the last flush: nothing needs to be remembered of it."""
+        due_s = zlib.crc32(vm_id.encode()) / (1 << 32) * VERIFY_EVERY_S
+        return (self._verify_from_s - due_s) // VERIFY_EVERY_S < (now_s - due_s) // VERIFY_EVERY_S
 
     def _submit(self, number: int, chunk: list[Taken], now_s: float, may_forget: bool) -> Deferred[ChunkResult]:
         done: Deferred[ChunkResult] = Deferred()
@@ -254,6 +291,7 @@ class Flusher:
 
     def _note_failures(self, report: FlushReport) -> None:
         self.stores_failing_ratio = len(report.failures) / max(1, report.vms + len(report.failures))
+        self.failing = len(report.failures)
         self.stores_failing = None
         if report.failures:
             some = next(iter(report.failures.items()))

@@ -38,6 +38,8 @@ class Request(msgspec.Struct, frozen=True, gc=False):
         content_encoding: of the body.
         body: as sent, chunks joined.
         keep_alive: the peer wants to go on with this connection.
+        forwarded_for: value of `X-Forwarded-For`, lines joined; to be believed of proxies alone.
+        fallow_dropped: how many samples the agent has given up so far; b"" for none.
     """
 
     method: bytes
@@ -48,6 +50,8 @@ class Request(msgspec.Struct, frozen=True, gc=False):
     content_encoding: bytes
     body: bytes
     keep_alive: bool
+    forwarded_for: bytes = b""
+    fallow_dropped: bytes = b""
 
 
 class Interim(Enum):
@@ -58,18 +62,21 @@ class Interim(Enum):
 
 Event = Request | Problem | Interim
 
-# Read by us; each may come once, since two would let two readers disagree.
+_FORWARDED_FOR: Final = b"x-forwarded-for"
+# Read by us; each may come once, since two would let two readers disagree. Proxies may add a line each of the last.
 _WANTED: Final = frozenset(
     (
         b"host",
         b"authorization",
         b"fallow-vm",
+        b"fallow-dropped",
         b"content-type",
         b"content-encoding",
         b"content-length",
         b"transfer-encoding",
         b"expect",
         b"connection",
+        _FORWARDED_FOR,
     )
 )
 
@@ -94,6 +101,7 @@ class RequestParser:
         "_body_bytes",
         "_events",
         "_head_bytes",
+        "_head_is_whole",
         "_headers",
         "_limits",
         "_parser",
@@ -149,7 +157,8 @@ class RequestParser:
         self._url = b""
         self._headers: dict[bytes, bytes] = {}
         self._head_bytes = 0
-        self._body: bytes | list[bytes] = b""
+        self._head_is_whole = False
+        self._body: bytes | bytearray = b""
         self._body_bytes = 0
 
     def on_url(self, url: bytes) -> None:
@@ -162,15 +171,20 @@ class RequestParser:
         self._head_bytes += len(name) + len(value) + 4
         if self._head_bytes > self._limits.head_bytes:
             self._stop(self._head_too_large())
+        if self._head_is_whole:
+            # A trailer. A proxy that vouches for headers lets these pass: they say nothing of who asks.
+            return
         name = name.lower()
         if name in _WANTED:
             headers = self._headers
             if name in headers:
-                self._stop(_broken(f"{name.decode()}: comes twice"))
+                if name != _FORWARDED_FOR:
+                    self._stop(_broken(f"{name.decode()}: comes twice"))
+                value = headers[name] + b", " + value
             headers[name] = value.strip()
 
     def on_headers_complete(self) -> None:
-        self._progress = True
+        self._progress = self._head_is_whole = True
         headers = self._headers
         if not headers.get(b"host") and (b"host" in headers or self._parser.get_http_version() != "1.0"):
             self._stop(_broken("host: is missing"))
@@ -191,10 +205,11 @@ class RequestParser:
             self._stop(self._body_too_large())
         if not self._body:
             self._body = body
-        elif isinstance(self._body, list):
-            self._body.append(body)
         else:
-            self._body = [self._body, body]
+            # Not a list of the pieces: of two bytes each they would take twenty times their size.
+            if not isinstance(self._body, bytearray):
+                self._body = bytearray(self._body)
+            self._body += body
 
     def on_message_complete(self) -> None:
         self._progress = True
@@ -214,8 +229,10 @@ class RequestParser:
                 header(b"fallow-vm", b""),
                 header(b"content-type", b""),
                 header(b"content-encoding", b""),
-                body if isinstance(body, bytes) else b"".join(body),
+                bytes(body),
                 keep_alive,
+                header(_FORWARDED_FOR, b""),
+                header(b"fallow-dropped", b""),
             )
         )
         if not keep_alive:

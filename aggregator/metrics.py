@@ -13,6 +13,9 @@ from aggregator.door_parts import DoorCounters
 from aggregator.flush import Flusher
 from aggregator.journal import Journal
 from aggregator.pool import ProcessWorkers
+from aggregator.reread import Reread
+from aggregator.tls import Certificate
+from aggregator.tokens import Revocations, TokenKeys
 
 _COMMIT_BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
 
@@ -30,6 +33,10 @@ class AggregatorCollector(Collector):
         workers: ProcessWorkers,
         damaged_records: Callable[[], int],
         not_ready: Callable[[], str | None],
+        keys: Reread[TokenKeys],
+        revocations: Reread[Revocations],
+        waiting: Reread[int],
+        certificate: Certificate | None = None,
     ) -> None:
         self._door = door
         self._journal = journal
@@ -38,10 +45,17 @@ class AggregatorCollector(Collector):
         self._workers = workers
         self._damaged_records = damaged_records
         self._not_ready = not_ready
+        self._keys = keys
+        self._revocations = revocations
+        self._waiting = waiting
+        self._certificate = certificate
 
     def collect(self) -> Iterator[Metric]:
         """Every figure, once."""
         yield from self._door_metrics()
+        yield from self._trust_metrics()
+        if self._certificate is not None:
+            yield from _certificate_metrics(self._certificate)
         yield from self._journal_metrics()
         yield from self._flush_metrics()
 
@@ -58,6 +72,7 @@ class AggregatorCollector(Collector):
         yield _counter(
             "fallow_unknown_fields", "Fields ignored because this version does not know them", door.unknown_fields
         )
+        yield _counter("fallow_agents_dropped_samples", "Samples agents gave up, as they tell", door.agents_dropped)
         yield _counter("fallow_enrolments", "VMs enrolled", door.enrolments)
         yield _counter("fallow_timeouts", "Connections cut at a deadline", door.timeouts)
         yield _counter("fallow_errors", "Mistakes of the aggregator itself", door.errors)
@@ -65,6 +80,20 @@ class AggregatorCollector(Collector):
         for reason, count in sorted(door.rejected_by_reason.items()):
             rejects.add_metric([reason], count)
         yield rejects
+
+    def _trust_metrics(self) -> Iterator[Metric]:
+        door = self._door
+        yield _counter("fallow_rotations", "Tokens exchanged for newer ones", door.rotations)
+        yield _counter("fallow_outdated_tokens", "Pushes with a token of the key that is to go", door.outdated_tokens)
+        yield _gauge("fallow_enrolments_waiting", "Machines that wait for an admin", self._waiting.value)
+        yield _gauge(
+            "fallow_token_keys_unreadable", "1 while token.key cannot be read again", float(bool(self._keys.trouble))
+        )
+        yield _gauge(
+            "fallow_revocations_unreadable",
+            "1 while revocations cannot be read again",
+            float(bool(self._revocations.trouble)),
+        )
 
     def _journal_metrics(self) -> Iterator[Metric]:
         counters = self._journal.counters
@@ -99,7 +128,8 @@ class AggregatorCollector(Collector):
         )
         yield _counter("fallow_stores_flushed", "Store transactions", totals.stores)
         yield _counter("fallow_store_failures", "Stores that could not take their samples", totals.store_failures)
-        yield _counter("fallow_stores_lost", "Damaged stores moved aside", totals.stores_lost)
+        yield _gauge("fallow_stores_failing", "VMs whose store failed in the last flush", self._flusher.failing)
+        yield _counter("fallow_stores_lost", "Stores found damaged or gone, and begun anew", totals.stores_lost)
         yield _counter("fallow_summary_failures", "Writes of summaries that failed", totals.summary_failures)
         yield _gauge("fallow_flush_workers", "Worker processes alive", len(self._workers.pids()))
         yield _counter("fallow_flush_workers_replaced", "Worker processes that died", self._workers.replaced)
@@ -115,6 +145,11 @@ def commit_histogram(registry: CollectorRegistry) -> Histogram:
 def exposition(registry: CollectorRegistry) -> Callable[[], bytes]:
     """The Prometheus text, made when called."""
     return lambda: generate_latest(registry)
+
+
+def _certificate_metrics(certificate: Certificate) -> Iterator[Metric]:
+    yield _gauge("fallow_tls_expires_timestamp_seconds", "When the certificate ends, Unix time", certificate.expires_s)
+    yield _counter("fallow_tls_reload_failures", "New certificates that could not be used", certificate.failures)
 
 
 def _counter(name: str, text: str, value: float) -> Metric:

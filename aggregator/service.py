@@ -10,7 +10,6 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 from twisted.application.service import Service
-from twisted.internet import endpoints
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.task import LoopingCall, deferLater
 from twisted.internet.threads import deferToThread, deferToThreadPool
@@ -20,6 +19,7 @@ from twisted.python.threadpool import ThreadPool
 
 from agent.wire import DEFAULT_INTERVAL_S
 from aggregator import metrics
+from aggregator.addresses import per_address_of
 from aggregator.admin import TOKEN_FILE_NAME, load_or_create_admin_token, make_admin_site
 from aggregator.admin_routes import AdminSources
 from aggregator.agents_door import AgentsDoorFactory
@@ -31,18 +31,20 @@ from aggregator.decode import DecodeLimits
 from aggregator.door_parts import DoorCounters, DoorLimits, DoorParts, connections_for
 from aggregator.enrolment import decode_enrolment
 from aggregator.fleet_db import migrate, open_fleet
-from aggregator.flush import Flusher, FlushReport
+from aggregator.flush import Flusher, FlushReport, chunk_vms_for
 from aggregator.http import HttpLimits
 from aggregator.journal import Journal, Recovery
+from aggregator.key_file import read_keys
+from aggregator.listening import Listening
 from aggregator.pending import PendingSummaries
 from aggregator.pool import ProcessWorkers
 from aggregator.problems import Refused
 from aggregator.replay import replay_journal
+from aggregator.reread import Reread
 from aggregator.store_files import read_samples, store_path
 from aggregator.summaries import SummaryWriter
 from aggregator.summary import Summary, WorkerSettings
-from aggregator.tls import server_context
-from aggregator.tokens import KEY_FILE_NAME, Revocations, TokenKeys
+from aggregator.tokens import KEY_FILE_NAME, TokenKeys
 
 AGENTS_ADDRESS_FILE = "agents.address"
 ADMIN_ADDRESS_FILE = "admin.address"
@@ -50,7 +52,7 @@ ADMIN_ADDRESS_FILE = "admin.address"
 _BACKLOG = 4096  # a burst of reconnecting agents must not wait for SYN retries
 _GATHER_S = 0.004  # so much later an ack may come; a commit takes a few tenths of a millisecond
 _PROBE_S = 2.0
-_REVOCATIONS_S = 30.0
+_REREAD_S = 30.0
 _PRESSURE_S = 1.0
 _FLUSH_EARLY_AT = 0.5  # of the buffer; leaves the other half for the time the flush takes
 _STORES_RETRY_S = 30.0
@@ -89,15 +91,25 @@ class AggregatorService(Service):
         self._reactor = reactor
         self._clock = clock
         self._lock = lock_data_directory(config.data_dir)
-        self._keys = TokenKeys.load_or_create(config.data_dir / KEY_FILE_NAME)
+        TokenKeys.load_or_create(config.data_dir / KEY_FILE_NAME)
+        self._keys = Reread(
+            KEY_FILE_NAME,
+            self._read_keys(),
+            self._read_keys,
+            deferToThread,
+            seconds=reactor.seconds,
+            on_change=self._new_keys,
+        )
         self._admin_token = load_or_create_admin_token(config.data_dir / TOKEN_FILE_NAME)
-        self._tls = server_context(config.tls_cert, config.tls_key)
+        self._listening = Listening(config.listening, reactor=reactor, clock=clock)
         engine = open_fleet(config.fleet_url, config.data_dir)
         migrate(engine)
         self._engine = engine
-        self._catalogue = Catalogue(engine)
-        self._revocations: Revocations = self._catalogue.revocations()
-        self._refreshes = self._refreshed = 0
+        self._catalogue = catalogue = Catalogue(engine, check=config.enrolment_check)
+        self._revocations = Reread(
+            "revocations", catalogue.revocations(), catalogue.revocations, deferToThread, seconds=reactor.seconds
+        )
+        self._waiting = Reread("requests to enrol", 0, catalogue.count_waiting, deferToThread, seconds=reactor.seconds)
         self._writer = SummaryWriter(engine)
         self._writer.keep_windows(config.windows_days)
         self._fleet_thread = ThreadPool(1, 1, "fleet")
@@ -123,14 +135,17 @@ class AggregatorService(Service):
             workers=self._workers,
             write_summaries=self._write_summaries,
             pending=PendingSummaries(config.data_dir / "summaries.pending"),
+            chunk_vms=chunk_vms_for(descriptors),
             call_in_reactor=reactor.callFromThread,
             clock=clock,
+            known_vms=self._writer.known_vms(),
         )
         counters = DoorCounters()
         self._door = AgentsDoorFactory(
             DoorParts(
-                keys=self._keys,
-                revocations=lambda: self._revocations,
+                keys=self._keys.value,
+                is_outdated=self._is_outdated,
+                revocations=lambda: self._revocations.value,
                 journal=self._journal,
                 buffer=self._buffer,
                 enroll=self._enroll,
@@ -140,6 +155,7 @@ class AggregatorService(Service):
                 clock=clock,
                 counters=counters,
                 limits=_limits(config, descriptors),
+                proxies=config.listening.trusted,
             ),
             reactor,
         )
@@ -152,6 +168,10 @@ class AggregatorService(Service):
                 workers=self._workers,
                 damaged_records=lambda: self._recovery.damaged_records,
                 not_ready=self.not_ready,
+                certificate=self._listening.certificate,
+                keys=self._keys,
+                revocations=self._revocations,
+                waiting=self._waiting,
             )
         )
         self._admin_site = make_admin_site(
@@ -191,14 +211,16 @@ class AggregatorService(Service):
         """Listens, replays the journal, then begins to flush. Raises: CannotListenError."""
         self._journal.start()
         self._fleet_thread.start()
-        self._ports.append(await self._listen(self._config.listen, self._door, self._tls))
-        self._ports.append(await self._listen(self._config.admin, self._admin_site, None))
+        listen = self._listening.listen
+        self._ports.append(await listen(self._config.listen, self._door, key="listen", backlog=_BACKLOG, clients=True))
+        # On loopback its programs ask it in plain text: the token is in a file beside them.
+        self._ports.append(await listen(self._config.admin, self._admin_site, key="admin", loopback_tls=False))
         for name, port in zip((AGENTS_ADDRESS_FILE, ADMIN_ADDRESS_FILE), self._ports, strict=True):
             address = port.getHost()
             (self._config.data_dir / name).write_text(f"{address.host}:{address.port}\n")
             self._log.info("{name}: listening on {host}:{port}", name=name, host=address.host, port=address.port)
         self._every(_PROBE_S, self._journal.probe)
-        self._every(_REVOCATIONS_S, self._refresh_revocations)
+        self._every(_REREAD_S, self._reread)
         await self._replay()
         if self._stopping:
             return
@@ -220,6 +242,7 @@ class AggregatorService(Service):
     async def stop(self) -> None:
         """Takes no more, commits the journal, ends the workers; what the stores lack is replayed at the next start."""
         self._stopping = True
+        self._listening.stop()
         for loop in self._loops:
             loop.stop()
         if self._scheduler.running:
@@ -236,17 +259,9 @@ class AggregatorService(Service):
             (self._config.data_dir / name).unlink(missing_ok=True)
         os.close(self._lock)
 
-    async def _listen(self, address: tuple[str, int], factory: Any, tls: Any) -> Any:
-        host, port = address
-        make: Any
-        arguments: tuple[Any, ...]
-        if tls is not None:
-            make, arguments = endpoints.SSL4ServerEndpoint, (self._reactor, port, tls)
-        else:
-            make = endpoints.TCP6ServerEndpoint if ":" in host else endpoints.TCP4ServerEndpoint
-            arguments = (self._reactor, port)
-        endpoint = make(*arguments, backlog=_BACKLOG, interface=host)
-        return await endpoint.listen(factory)
+    def look_at_certificate(self) -> None:
+        """Reads the certificate again if its files changed; a timer does so now and then anyway."""
+        self._listening.look()
 
     def _every(self, seconds: float, work: Callable[[], object]) -> None:
         # A LoopingCall ends for good at the first exception: catch it, and go on.
@@ -324,7 +339,8 @@ class AggregatorService(Service):
 
     def _forgotten(self, vm_id: str) -> None:
         self._buffer.forget(vm_id)
-        self._refresh_revocations()
+        self._flusher.forget(vm_id)
+        self._revocations.refresh()
 
     def _identity_conflict(self, vm_id: str) -> None:
         """Refuses both machines' token for good: memory alone would forget them at a restart."""
@@ -334,47 +350,48 @@ class AggregatorService(Service):
 
         self._log.warn("two machines push as {vm_id}: both must enrol again", vm_id=vm_id)
         revoked = deferToThread(self._catalogue.revoke, vm_id, "identity-conflict", now_s=self._clock())
-        revoked.addCallbacks(lambda _none: self._refresh_revocations(), lost)
+        revoked.addCallbacks(lambda _none: self._revocations.refresh(), lost)
 
-    def _refresh_revocations(self) -> None:
-        self._refreshes += 1
-        mine = self._refreshes
+    def _reread(self) -> None:
+        """What other programs may have changed: keys, revocations, what waits for an admin."""
+        self._keys.refresh()
+        self._revocations.refresh()
+        self._waiting.refresh()
 
-        def loaded(revocations: Revocations) -> None:
-            # Two may be under way; the older answer must not win.
-            if mine > self._refreshed:
-                self._refreshed = mine
-                self._revocations = revocations
+    def _read_keys(self) -> TokenKeys:
+        return read_keys(self._config.data_dir / KEY_FILE_NAME, now_s=self._clock())
 
-        def lost(failure: Failure) -> None:
-            # The last set stays: a lost database must not let the revoked back in.
-            self._log.warn("revocations cannot be read: {error}", error=failure.value)
+    def _is_outdated(self, token: bytes) -> bool:
+        return self._keys.value.is_outdated(token)
 
-        deferToThread(self._catalogue.revocations).addCallbacks(loaded, lost)
+    def _new_keys(self, keys: TokenKeys) -> None:
+        self._door.parts.keys = keys
 
-    def _enroll(self, body: bytes) -> Deferred[bytes]:
+    def _enroll(self, body: bytes, peer: str) -> Deferred[bytes]:
         try:
             request = decode_enrolment(body)
         except Refused:
             return fail()
-        now_s = self._clock()
+        heard = self._buffer.live(0.0, vm=request.vm)
+        heard_s = max((float(str(one["last_seen_s"])) for one in heard), default=None)
 
         def enrolled(generation: int) -> bytes:
             self._buffer.enrolled(request.vm)
-            self._refresh_revocations()
+            self._revocations.refresh()
             return self._identity(request.vm, generation)
 
-        return deferToThread(self._catalogue.enroll, request, now_s=now_s).addCallback(enrolled)
+        enrolling = deferToThread(self._catalogue.enroll, request, now_s=self._clock(), peer=peer, heard_s=heard_s)
+        return enrolling.addCallback(enrolled)
 
     def _rotate(self, vm_id: str, generation: int) -> Deferred[bytes]:
         def rotated(newer: int) -> bytes:
-            self._refresh_revocations()
+            self._revocations.refresh()
             return self._identity(vm_id, newer)
 
         return deferToThread(self._catalogue.rotate, vm_id, generation, now_s=self._clock()).addCallback(rotated)
 
     def _identity(self, vm_id: str, generation: int) -> bytes:
-        token = self._keys.make(vm_id, generation)
+        token = self._keys.value.make(vm_id, generation)
         return json.dumps({"vm": vm_id, "token": token, "interval_s": DEFAULT_INTERVAL_S}).encode()
 
 
@@ -389,8 +406,11 @@ async def _settled(work: Any) -> None:
 
 def _limits(config: AggregatorConfig, descriptors: int) -> DoorLimits:
     base = DoorLimits()
+    connections = config.connections or connections_for(descriptors)
     return DoorLimits(
-        connections=config.connections or connections_for(descriptors),
+        connections=connections,
+        per_address=config.per_address or per_address_of(connections),
+        per_token=config.per_token or base.per_token,
         request_s=config.request_s or base.request_s,
         linger_s=_LINGER_S,
         http=HttpLimits(

@@ -6,61 +6,27 @@ a flush: after a crash it holds all of a flush or none of it.
 
 from __future__ import annotations
 
-import json
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
-
-from agent.sample import FIELDS
-from aggregator import store_schema
-from aggregator.histogram import Ints, decode_bins, encode_bins
+from aggregator import store_hours, store_schema, store_verify
+from aggregator.histogram import Ints
 from aggregator.rollup import ABSENT, Hour
 from aggregator.rows import SAMPLE_COLUMNS
-from aggregator.store_files import SELECT_SAMPLES
-from aggregator.summary import METRICS
+from aggregator.store_checks import sum_of_crcs
+from aggregator.store_files import SELECT_SAMPLES, StoreError, as_store_error
+from aggregator.store_hours import Cells, HourChecks
+from aggregator.store_row import read_row, write_row
 from aggregator.windows import Windows
 
-_METRIC_COUNT = len(METRICS)
-_HOURS_A_QUERY = 500
-_METRIC_NUMBER = {metric.name: number for number, metric in enumerate(METRICS)}
-_REQUIRED = {"ts", "interval_s", *(field.column for field in FIELDS if field.required)}
-# What hours are made of; the other columns need not be read back at every flush.
-_ROLLED = (
-    *("ts", "interval_s", "cpu_busy", "cpu_max", "mem_total", "mem_used", "disk_total", "disk_used"),
-    *("disk_read", "disk_write", "net_rx", "net_tx", "users"),
-)
-_ROLLED_INDEX = np.array([SAMPLE_COLUMNS.index(name) for name in _ROLLED])
-
-_SELECT_ROLLED = (
-    "SELECT "
-    + ", ".join(name if name in _REQUIRED else f"ifnull({name}, {ABSENT})" for name in _ROLLED)
-    + " FROM sample WHERE ts > ? AND ts <= ? ORDER BY ts"
-)
 # Tables are written in the order of their columns: matching 20 names costs more than binding 20 values.
 _INSERT_SAMPLE = f"INSERT OR IGNORE INTO sample VALUES ({', '.join('?' * len(SAMPLE_COLUMNS))})"
-_UPSERT_HOUR = f"INSERT OR REPLACE INTO hour VALUES ({', '.join('?' * len(store_schema.HOUR_COLUMNS))})"
-_SELECT_HOURS = (
-    f"SELECT {', '.join(f'hour.{name}' for name in store_schema.HOUR_COLUMNS)}, hour_histogram.body "
-    "FROM hour JOIN hour_histogram USING (hour_s) WHERE hour.hour_s "
-)
-_SELECT_MAXIMA = (
-    f"SELECT {', '.join(f'ifnull({metric.name}_max, {ABSENT})' for metric in METRICS)} "
-    "FROM hour WHERE hour_s >= ? AND hour_s < ?"
-)
-
-
 _SELECT_FORGOTTEN = (
     "SELECT hour_s FROM hour WHERE hour_s BETWEEN ? AND ? "
     "AND NOT EXISTS (SELECT 1 FROM sample WHERE ts > hour_s AND ts <= hour_s + 3600)"
-)
-_SELECT_FACTS = (
-    "SELECT conflicts, replaced_s IS NOT NULL, (SELECT min(ts) FROM sample), "
-    "(SELECT min(hour_s) / 3600 FROM hour), (SELECT max(hour_s) / 3600 FROM hour) "
-    "FROM store WHERE id = 1"
 )
 
 
@@ -69,9 +35,10 @@ class Facts(NamedTuple):
 
     Attributes:
         conflicts: samples refused ever because another with their ts was first.
-        replaced: it took the place of a damaged store (0 or 1).
+        replaced: it took the place of a damaged or vanished one (0 or 1).
         oldest_ts: of the raw rows, None without any.
         oldest_hour, newest_hour: numbers of the first and last hour that it remembers, None without any.
+        raw_from_s: raw rows of hours that began before were deleted by age; None while none were.
     """
 
     conflicts: int
@@ -79,10 +46,14 @@ class Facts(NamedTuple):
     oldest_ts: int | None
     oldest_hour: int | None
     newest_hour: int | None
+    raw_from_s: int | None
 
 
 class Store:
-    """An open store inside one transaction: read, write, then `commit` or `close`."""
+    """An open store inside one transaction: read, write, then `commit` or `close`.
+
+    What reads raises DamagedError, a ValueError, where it meets what was not written so.
+    """
 
     def __init__(self, path: Path, vm_id: str, template: bytes) -> None:
         """Opens, creating the store where there is none.
@@ -106,6 +77,8 @@ class Store:
                 self._connection.execute("ROLLBACK")
                 store_schema.migrate(self._connection)
                 self._connection.execute("BEGIN IMMEDIATE")
+            self._row, self._ends = read_row(self._connection)
+            self._written = self._row
         except BaseException:
             self._connection.close()
             raise
@@ -116,6 +89,8 @@ class Store:
         store = cls.__new__(cls)
         store._vm_id = vm_id
         store._connection = connection
+        store._row, store._ends = read_row(connection)
+        store._written = store._row
         return store
 
     def close(self) -> None:
@@ -124,6 +99,8 @@ class Store:
 
     def commit(self) -> None:
         """Makes everything since the opening durable and closes the store."""
+        if self._row != self._written:
+            write_row(self._connection, self._row)
         self._connection.execute("COMMIT")
         self._connection.close()
 
@@ -135,15 +112,38 @@ class Store:
     def save_windows(self, body: bytes) -> None:
         self._connection.execute("INSERT OR REPLACE INTO windows (id, body) VALUES (1, ?)", (body,))
 
+    def verify(self) -> None:
+        """Holds all that the store holds against the sums that were written with it. Raises DamagedError."""
+        store_verify.verify(self._connection)
+
+    def checks(self, hours: Iterable[int]) -> dict[int, HourChecks]:
+        """What those of these hours that there are keep to be verified by."""
+        cells = self._ends.open_cells
+        if cells is None:
+            return {}
+        newest = cells[0] // 3600
+        older = [hour for hour in hours if hour < newest]
+        found = store_hours.read_checks(self._connection, older) if older else {}
+        # It is open, so it has no histogram.
+        return {**found, newest: store_hours.checks_of(cells)}
+
+    def open_cells_before(self, ts: int) -> Cells | None:
+        """The open hour, if a row of `ts` comes after all rows and its sum of hashes is known: rows can be added to it
+        unread."""
+        newest_ts, cells = self._ends.newest_ts, self._ends.open_cells
+        if cells is None or newest_ts is None or ts <= newest_ts:
+            return None
+        if store_hours.checks_of(cells).rows_hash is None:
+            return None
+        store_hours.verify_cells(cells)
+        return cells
+
     def rows_of_hours(self, hours: Iterable[int]) -> Ints:
-        """Raw rows of the given hours, by rising ts; only the columns that hours are made of, the others ABSENT."""
+        """Raw rows of the given hours, by rising ts, as they are: not yet held against `checks`."""
         found: list[tuple[int, ...]] = []
         for first, last in _runs(hours):
-            found += self._connection.execute(_SELECT_ROLLED, (first * 3600, (last + 1) * 3600)).fetchall()
-        table = np.full((len(found), len(SAMPLE_COLUMNS)), ABSENT, np.int64)
-        if found:
-            table[:, _ROLLED_INDEX] = np.array(found, np.int64)
-        return table
+            found += self._connection.execute(store_verify.SELECT_ROWS, (first * 3600, (last + 1) * 3600)).fetchall()
+        return store_verify.as_table(found)
 
     def insert(self, table: Ints) -> int:
         """Adds rows whose ts is new; returns how many were."""
@@ -161,37 +161,53 @@ class Store:
     def add_conflicts(self, conflicts: int) -> None:
         """Adds to the number of refused samples."""
         if conflicts:
-            self._connection.execute(
-                "UPDATE store SET conflicts = conflicts + ?, vm_id = ? WHERE id = 1", (conflicts, self._vm_id)
-            )
+            self._row = self._row._replace(conflicts=self._row.conflicts + conflicts, vm_id=self._vm_id)
 
     def mark_replaced(self, now_s: float) -> None:
-        """Notes that this store took the place of a damaged one."""
-        self._connection.execute("UPDATE store SET replaced_s = ?, vm_id = ? WHERE id = 1", (int(now_s), self._vm_id))
+        """Notes that this store took the place of one that was damaged or is gone."""
+        self._row = self._row._replace(replaced_s=int(now_s), vm_id=self._vm_id)
 
-    def save_hours(self, hours: Sequence[Hour], open_hour: int) -> None:
-        """Writes rollups; histograms only of closed hours, since the open one is computed anew each time."""
-        self._connection.executemany(_UPSERT_HOUR, [_hour_row(hour) for hour in hours])
-        closed = [hour for hour in hours if hour.number < open_hour]
-        if closed:
-            self._connection.executemany(
-                "INSERT OR REPLACE INTO hour_histogram (hour_s, body) VALUES (?, ?)",
-                [(hour.number * 3600, encode_bins(hour.bins, hour.weights)) for hour in closed],
-            )
+    def accept(self) -> None:
+        """Takes that note back: a person has looked."""
+        self._row = self._row._replace(replaced_s=None)
+
+    def save_hours(
+        self,
+        hours: Sequence[Hour],
+        hashes: Mapping[int, int],
+        checks: Mapping[int, HourChecks],
+        *,
+        was_open: int | None,
+        open_hour: int,
+    ) -> None:
+        """Writes rollups; histograms only of closed hours, since the open one is computed anew each time.
+
+        Args:
+            hashes: sum of the hashes of each hour's raw rows.
+            checks: of these hours, as they were.
+            was_open: the open hour before, None in a store without any.
+        """
+        crcs = store_hours.write_hours(self._connection, hours, [hashes[hour.number] for hour in hours])
+        closed = [(hour, crc) for hour, crc in zip(hours, crcs, strict=True) if hour.number < open_hour]
+        if not closed:
+            return
+        histogram_crcs = store_hours.write_histograms(self._connection, [hour for hour, _ in closed])
+        before = [checks[hour.number] for hour, _ in closed if hour.number in checks and hour.number != was_open]
+        hours_sum = sum_of_crcs([crc for _, crc in closed]) - sum_of_crcs([one.crc for one in before])
+        histograms_sum = sum_of_crcs(histogram_crcs) - sum_of_crcs(
+            [one.histogram_crc for one in before if one.histogram_crc is not None]
+        )
+        self._row = self._row._replace(
+            hours_sum=self._row.hours_sum + hours_sum, histograms_sum=self._row.histograms_sum + histograms_sum
+        )
 
     def stored_hours(self, first: int, last: int) -> list[Hour]:
         """Closed hours `first` to `last`, both included, that still have their histogram, rising."""
-        query = f"{_SELECT_HOURS} BETWEEN ? AND ? ORDER BY hour.hour_s"
-        return _read_hours(self._connection.execute(query, (first * 3600, last * 3600)).fetchall())
+        return store_hours.read_hours(self._connection, first, last)
 
     def stored_hours_of(self, numbers: Sequence[int]) -> list[Hour]:
-        """These of the closed hours that still have their histogram, in no order."""
-        found: list[tuple[Any, ...]] = []
-        for start in range(0, len(numbers), _HOURS_A_QUERY):
-            part = [number * 3600 for number in numbers[start : start + _HOURS_A_QUERY]]
-            query = f"{_SELECT_HOURS} IN ({', '.join('?' * len(part))})"
-            found += self._connection.execute(query, part).fetchall()
-        return _read_hours(found)
+        """Those of these closed hours that there are, in no order; a missing histogram is damage."""
+        return store_hours.read_hours_of(self._connection, numbers)
 
     def forgotten_hours(self, first: int, last: int) -> list[int]:
         """Hours `first` to `last` that have a rollup but no raw rows any more."""
@@ -200,8 +216,7 @@ class Store:
 
     def maxima(self, first: int, end: int) -> Ints:
         """Largest value of each metric in each of the hours `first` to `end` - 1: (hours, metrics), ABSENT for none."""
-        found = self._connection.execute(_SELECT_MAXIMA, (first * 3600, end * 3600)).fetchall()
-        return np.array(found, np.int64).reshape(-1, _METRIC_COUNT)
+        return store_hours.maxima_between(self._connection, first, end)
 
     def newest_row(self) -> dict[str, int] | None:
         """The newest sample by column, ABSENT where not measured, or None."""
@@ -213,8 +228,11 @@ class Store:
         return {name: ABSENT if value is None else value for name, value in zip(SAMPLE_COLUMNS, found, strict=True)}
 
     def facts(self) -> Facts:
-        """What the store says of itself as a whole."""
-        return Facts(*self._connection.execute(_SELECT_FACTS).fetchone())
+        """What the store said of itself as a whole when it was opened."""
+        row, ends = self._row, self._ends
+        oldest_hour, newest_hour = (_hour(hour_s) for hour_s in (ends.oldest_hour_s, ends.newest_hour_s))
+        replaced = int(row.replaced_s is not None)
+        return Facts(row.conflicts, replaced, ends.oldest_ts, oldest_hour, newest_hour, row.raw_from_s)
 
     def forget_before(self, *, raw_s: float, histograms_s: float, hours_s: float) -> None:
         """Deletes whole hours that ended before each limit, an hour later than due: no row of a retry is refused and
@@ -222,15 +240,43 @@ class Store:
         limits = (int(limit_s) // 3600 * 3600 - 3600 for limit_s in (raw_s, histograms_s, hours_s))
         raw, histograms, hours = limits
         self._connection.execute("DELETE FROM sample WHERE ts <= ?", (raw,))
-        self._connection.execute("DELETE FROM hour_histogram WHERE hour_s + 3600 <= ?", (histograms,))
-        self._connection.execute("DELETE FROM hour WHERE hour_s + 3600 <= ?", (hours,))
+        row = self._row
+        self._row = row._replace(
+            raw_from_s=max(raw, row.raw_from_s or 0),
+            histograms_sum=row.histograms_sum
+            - store_hours.forget_hours(self._connection, "hour_histogram", histograms - 3600),
+            hours_sum=row.hours_sum - store_hours.forget_hours(self._connection, "hour", hours - 3600),
+        )
+
+
+def _hour(hour_s: int | None) -> int | None:
+    return None if hour_s is None else hour_s // 3600
+
+
+def accept(path: Path, vm_id: str) -> bool:
+    """Takes back the note that a store took the place of a lost one; whether it had one.
+
+    Raises: StoreError: it is absent, damaged or locked.
+    """
+    if not path.exists():
+        raise StoreError("there is no store", corrupt=False)
+    try:
+        store = Store(path, vm_id, b"")
+        was_replaced = bool(store.facts().replaced)
+        store.accept()
+        store.commit()
+    except (sqlite3.Error, OSError, ValueError) as error:
+        raise as_store_error(error) from error
+    return was_replaced
 
 
 def _create(path: Path, template: bytes) -> None:
     """Puts a whole, durable, empty store in place: a crash leaves either none or this."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Of a store that is gone: SQLite would roll it back into the new one.
-    Path(f"{path}-journal").unlink(missing_ok=True)
+    journal = Path(f"{path}-journal")
+    if journal.exists():
+        # Of a store that is gone: SQLite would roll it back into the new one. What is in it may be all that is left.
+        journal.rename(f"{journal}.orphan") if journal.stat().st_size else journal.unlink()
     fresh = path.with_suffix(".new")
     with fresh.open("wb") as file:
         file.write(template)
@@ -256,53 +302,3 @@ def _runs(numbers: Iterable[int]) -> Iterator[tuple[int, int]]:
         first = last = number
     if first is not None and last is not None:
         yield first, last
-
-
-def gaps_of(hour: Hour) -> str | None:
-    """Metrics that were not measured in all of the covered seconds, as JSON: name -> seconds; None without any."""
-    covered = hour.totals[0]
-    if (hour.seconds == covered).all():
-        return None
-    partly = np.flatnonzero(hour.seconds != covered).tolist()
-    return json.dumps({METRICS[index].name: int(hour.seconds[index]) for index in partly})
-
-
-def _hour_row(hour: Hour) -> list[int | str | None]:
-    known = hour.seconds > 0
-    sums, maxima = hour.totals[2:].tolist(), hour.maxima.tolist()
-    if not known.all():
-        sums = [value if is_known else None for value, is_known in zip(sums, known, strict=True)]
-        maxima = [value if is_known else None for value, is_known in zip(maxima, known, strict=True)]
-    return [hour.number * 3600, hour.samples, *hour.totals[:2].tolist(), *sums, *maxima, gaps_of(hour)]
-
-
-def _read_hours(rows: Sequence[tuple[Any, ...]]) -> list[Hour]:
-    """Rows of `_SELECT_HOURS`. Raises ValueError: a histogram or the gaps are damaged."""
-    if not rows:
-        return []
-    cells = [[ABSENT if cell is None else cell for cell in row[:-2]] for row in rows]
-    numbers = np.array(cells, np.int64)
-    sums = numbers[:, 4 : 4 + _METRIC_COUNT]
-    sums[sums == ABSENT] = 0
-    seconds = np.repeat(numbers[:, 2:3], _METRIC_COUNT, axis=1)
-    hours = []
-    for index, row in enumerate(rows):
-        gaps, body = row[-2:]
-        try:
-            for name, measured_s in json.loads(gaps).items() if gaps else ():
-                seconds[index, _METRIC_NUMBER[name]] = measured_s
-        except (KeyError, AttributeError, TypeError, OverflowError) as error:
-            raise ValueError(f"an hour's gaps are damaged: {gaps!r}") from error
-        bins, weights = decode_bins(body)
-        hours.append(
-            Hour(
-                number=row[0] // 3600,
-                samples=row[1],
-                totals=numbers[index, 2 : 4 + _METRIC_COUNT],
-                seconds=seconds[index],
-                maxima=numbers[index, 4 + _METRIC_COUNT :],
-                bins=bins,
-                weights=weights,
-            )
-        )
-    return hours

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import sqlite3
 from pathlib import Path
 from urllib.parse import quote
 
 from aggregator.rows import SAMPLE_COLUMNS, dequantise
+from aggregator.store_verify import verify_rows
 
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+_PIECE_BYTES = 1 << 20
 _NEEDS_RECOVERY = (sqlite3.SQLITE_READONLY_ROLLBACK, sqlite3.SQLITE_READONLY_RECOVERY)
 SELECT_SAMPLES = f"SELECT {', '.join(SAMPLE_COLUMNS)} FROM sample WHERE ts >= ? AND ts <= ? ORDER BY ts"
 
@@ -30,8 +33,24 @@ def store_path(data_dir: Path, vm_id: str) -> Path:
 
 def as_store_error(error: sqlite3.Error | OSError | ValueError) -> StoreError:
     """Tells what waiting may cure (a full disk, a lock) from what it will not (a damaged file)."""
-    corrupt = isinstance(error, ValueError) or getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGED
+    if isinstance(error, sqlite3.Error):
+        # Without a code it is Python's own: what it was given cannot be read, such as text that is no UTF-8.
+        code = getattr(error, "sqlite_errorcode", None)
+        corrupt = code is None or code & 0xFF in _DAMAGED
+    else:
+        corrupt = isinstance(error, ValueError)
     return StoreError(f"{type(error).__name__}: {error}", corrupt=corrupt)
+
+
+def read_through(path: Path) -> None:
+    """Reads a file from end to end. Raises OSError: the disk does not give all of it."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        at = 0
+        while piece := os.pread(descriptor, _PIECE_BYTES, at):
+            at += len(piece)
+    finally:
+        os.close(descriptor)
 
 
 def connect_read_only(path: Path) -> sqlite3.Connection:
@@ -60,15 +79,18 @@ def _connect(path: Path, mode: str) -> sqlite3.Connection:
 def read_samples(path: Path, from_s: int, to_s: int) -> list[dict[str, float | int | None]]:
     """Raw rows of a store with from_s <= ts <= to_s as wire fields, by rising ts; none where there is no store.
 
-    Raises StoreError.
+    Raises StoreError: also where the rows of an hour of the span are not those that were written.
     """
     if not path.exists():
         return []
     try:
         connection = connect_read_only(path)
         try:
+            # One snapshot: a flush that adds rows changes their sums too.
+            connection.execute("BEGIN")
+            verify_rows(connection, from_s - 1, to_s)
             return [dequantise(row) for row in connection.execute(SELECT_SAMPLES, (from_s, to_s))]
         finally:
             connection.close()
-    except sqlite3.Error as error:
+    except (sqlite3.Error, ValueError) as error:
         raise as_store_error(error) from error

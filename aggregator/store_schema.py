@@ -1,4 +1,7 @@
-"""The schema of a store, as numbered steps of sqlite-utils. docs/stores.md shows how to read one."""
+"""The schema of a store, as numbered steps of sqlite-utils. docs/stores.md shows how to read one.
+
+Steps that were released never change: what they compute must be what they computed then.
+"""
 
 from __future__ import annotations
 
@@ -9,18 +12,11 @@ from pathlib import Path
 from sqlite_utils import Database, Migrations
 
 from aggregator.rows import SAMPLE_COLUMNS
-from aggregator.summary import METRICS
+from aggregator.store_hours import HOUR_COLUMNS
+from aggregator.store_verify import write_checks
 
-SCHEMA_VERSION = 1
-HOUR_COLUMNS: tuple[str, ...] = (
-    "hour_s",
-    "samples",
-    "covered_s",
-    "users_s",
-    *(f"{metric.name}_sum" for metric in METRICS),
-    *(f"{metric.name}_max" for metric in METRICS),
-    "gaps",
-)
+SCHEMA_VERSION = 2
+READABLE = (1, SCHEMA_VERSION)  # without being migrated, by those who only read
 
 migrations = Migrations("fallow.store")
 
@@ -48,6 +44,18 @@ def _first(db: Database) -> None:
     db.table("store").insert({"id": 1, "vm_id": None, "conflicts": 0, "replaced_s": None})
 
 
+@migrations(name="0002_checks")
+def _checks(db: Database) -> None:
+    """Sums by which rows, hours and histograms are verified, computed from what is there."""
+    hour, store = db.table("hour"), db.table("store")
+    hour.add_column("rows_hash", int)
+    hour.add_column("crc", int)
+    db.table("hour_histogram").add_column("crc", int)
+    for name in ("raw_from_s", "hours_sum", "histograms_sum", "crc"):
+        store.add_column(name, int)
+    write_checks(db.conn)
+
+
 def migrate(connection: sqlite3.Connection) -> None:
     """Brings a store to SCHEMA_VERSION. Raises ValueError: the store is newer than this program."""
     version = connection.execute("PRAGMA user_version").fetchone()[0]
@@ -55,6 +63,14 @@ def migrate(connection: sqlite3.Connection) -> None:
         raise ValueError(f"the store has schema {version}, newer than this program's {SCHEMA_VERSION}")
     migrations.apply(Database(connection))
     connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+
+def columns(connection: sqlite3.Connection) -> frozenset[tuple[str, ...]]:
+    """(table, column, type) of all tables. Raises sqlite3.Error: even that cannot be read."""
+    found = connection.execute(
+        "SELECT m.name, c.name, c.type FROM sqlite_master AS m JOIN pragma_table_info(m.name) AS c"
+    )
+    return frozenset(found.fetchall())
 
 
 def template() -> bytes:

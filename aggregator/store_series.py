@@ -22,6 +22,7 @@ from aggregator.series import (
     rows_of_samples,
 )
 from aggregator.store_files import as_store_error, connect_read_only
+from aggregator.store_verify import verify_hours, verify_rows
 
 _ROWS_AT_A_TIME = 4096  # numpy keeps the interpreter to itself while it converts them
 _ROW_QUANTA = np.array([1.0, 1.0, *(field.unit.quantum for field in READ_FIELDS)])
@@ -58,7 +59,7 @@ def read_series(
         buffered: samples of the wire with `interval_s`, read from memory before this is called. What the store holds
             too counts once.
 
-    Raises: StoreError: the store cannot be read.
+    Raises: StoreError: the store cannot be read, or holds in this span what was not written so.
     """
     rows, hours = _read(path, span) if path.exists() else (np.zeros((0, ROW_CELLS)), Hours.none())
     return make_series(vm_id, span, np.concatenate([rows, rows_of_samples(buffered)]), hours)
@@ -70,6 +71,8 @@ def _read(path: Path, span: Span) -> tuple[Floats, Hours]:
         try:
             # One snapshot: rows that a flush deletes meanwhile are still there.
             connection.execute("BEGIN")
+            verify_hours(connection, span.from_s - HOUR_S, span.to_s)
+            verify_rows(connection, span.from_s, span.to_s)
             found = connection.execute(_SELECT_HOURS, (span.from_s - HOUR_S, span.to_s, span.to_s))
             hours = _hours(_table(found, 1 + 3 * len(_METRICS)))
             rows = _table(connection.execute(_SELECT_ROWS, (span.from_s, span.to_s)), ROW_CELLS)

@@ -48,6 +48,12 @@ def add_parsers(subparsers: Any) -> None:
     )
     stores.add_argument("--json", action="store_true", help="print a JSON object: stores, unreadable, totals")
     stores.add_argument("--vm", type=typed(parse_vm), action="append", metavar="ID", help="this VM only; may repeat")
+    stores.add_argument(
+        "--accept",
+        action="store_true",
+        help="with --vm: its store was lost and begun anew, you know why, and its figures count again (clears the flag "
+        "store_replaced with its next samples)",
+    )
 
     check = add_command(
         subparsers,
@@ -60,7 +66,9 @@ def add_parsers(subparsers: Any) -> None:
     check.add_argument("vms", metavar="VM", nargs="*", type=typed(parse_vm), help="these VMs only; default all")
     check.add_argument("--json", action="store_true", help="print a JSON object")
     add_fleet_url(check)
-    check.add_argument("--quick", action="store_true", help="do not recompute hours and windows from raw rows")
+    check.add_argument(
+        "--quick", action="store_true", help="do not recompute hours and windows from raw rows; sums are verified"
+    )
 
     backup = add_command(
         subparsers,
@@ -86,6 +94,10 @@ def _stores(options: argparse.Namespace) -> int:
     from aggregator.store_files import StoreError, store_path  # noqa: PLC0415
 
     data_dir = existing_data_dir(options)
+    if options.accept and not options.vm:
+        raise ConfigError("--accept: name each VM with --vm")
+    if options.accept and not _accepted(data_dir, options.vm):
+        return EXIT_FAILED
     paths = {vm_id: store_path(data_dir, vm_id) for vm_id in options.vm} if options.vm else list_stores(data_dir)
     found, unreadable = [], {}
     with _progress("stores read") as progress:
@@ -121,6 +133,21 @@ def _stores(options: argparse.Namespace) -> int:
         )
         complain(*(f"{vm_id}: {why}" for vm_id, why in unreadable.items()))
     return EXIT_FAILED if unreadable else 0
+
+
+def _accepted(data_dir: Path, vm_ids: list[str]) -> bool:
+    from aggregator.store import accept  # noqa: PLC0415
+    from aggregator.store_files import StoreError, store_path  # noqa: PLC0415
+
+    for vm_id in vm_ids:
+        try:
+            was_replaced = accept(store_path(data_dir, vm_id), vm_id)
+        except StoreError as error:
+            complain(f"{vm_id}: {error}")
+            return False
+        if not was_replaced:
+            complain(f"{vm_id}: its store was never lost: nothing to accept")
+    return True
 
 
 def _check(options: argparse.Namespace) -> int:
@@ -213,9 +240,25 @@ def _backup(options: argparse.Namespace) -> int:
         return EXIT_FAILED
     if not (data_dir / FILE_NAME).exists():
         complain(f"{data_dir}: holds no fleet database; where it lies elsewhere, back it up there")
-    complain(*copied.problems)
+    damaged = _damaged(options.target)
+    complain(*copied.problems, *damaged)
     say(f"copied {copied.stores} stores, {len(copied.files)} files, {copied.size_bytes} bytes to {options.target}")
-    return EXIT_FAILED if copied.problems else 0
+    return EXIT_FAILED if copied.problems or damaged else 0
+
+
+def _damaged(target: Path) -> list[str]:
+    """Stores of a fresh backup that hold what was not written so: the copy is only as good as they were."""
+    from aggregator.check import list_stores, verify_store  # noqa: PLC0415
+
+    paths = list_stores(target)
+    problems = []
+    with _progress("copies verified") as progress:
+        for index, (vm_id, path) in enumerate(paths.items()):
+            progress(index, len(paths))
+            problems += [
+                f"{vm_id}: copied, but damaged: {problem}" for problem in verify_store(path, vm_id, quick=True)
+            ]
+    return problems
 
 
 def _restore(options: argparse.Namespace) -> int:

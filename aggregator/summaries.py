@@ -85,6 +85,11 @@ class SummaryWriter:
                 ],
             )
 
+    def known_vms(self) -> list[str]:
+        """VMs that have a summary: those that ever had a row."""
+        with self._engine.connect() as connection:
+            return list(connection.execute(sa.select(vm_summary.c.vm_id)).scalars())
+
     def keep_windows(self, windows_days: Sequence[int]) -> None:
         """Deletes figures of windows that are no longer configured, so that no report reads stale ones."""
         with self._engine.begin() as connection:

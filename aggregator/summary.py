@@ -75,6 +75,8 @@ class Taken(NamedTuple):
         received_s: when the newest push came.
         skew_s: received - sent of it.
         wants_figures: figures are wanted though no hour closed.
+        had_history: it had rows before: a store without any is not new but has lost them.
+        verify: hold all of its store against its sums.
     """
 
     vm_id: str
@@ -84,6 +86,20 @@ class Taken(NamedTuple):
     skew_s: float
     identity_conflict: bool
     wants_figures: bool = False
+    had_history: bool = False
+    verify: bool = False
+
+
+class LostStore(NamedTuple):
+    """A store whose rows are not counted on any more; a new one was begun.
+
+    Attributes:
+        why: in words, for a log.
+        aside: where the damaged file was moved; None: the store was gone.
+    """
+
+    why: str
+    aside: str | None
 
 
 class Figures(NamedTuple):
@@ -131,13 +147,13 @@ class ChunkResult(NamedTuple):
     Attributes:
         summaries: of every VM whose store holds its rows.
         failures: VM -> why its store could not take its rows now; they are still owed.
-        lost_stores: VM -> path of a damaged store that was moved aside and replaced.
+        lost_stores: VM -> what became of a store that was damaged or gone.
         inserted, duplicates, conflicts: rows.
     """
 
     summaries: list[Summary]
     failures: dict[str, str]
-    lost_stores: dict[str, str]
+    lost_stores: dict[str, LostStore]
     inserted: int
     duplicates: int
     conflicts: int

@@ -6,7 +6,7 @@ it for the VM of the `Fallow-VM` header (401 when it does not fit) and then comp
 they differ), which is how a token of A with data of B is found out.
 
 The key file `token.key` is shared by the aggregators of a fleet: lines `kid:hex`, blank lines and lines
-that begin with `#` aside. The first line signs; the others are still accepted while a key is changed.
+that begin with `#` aside. The first line signs, the second is accepted; `aggregator.key_file` changes them.
 """
 
 from __future__ import annotations
@@ -58,14 +58,16 @@ class _Mac:
 class TokenKeys:
     """The keys that sign and verify; the first one signs.
 
-    Args: keys: kid (1 to 16 lower-case letters and digits) → key of at least 16 bytes; one or two of them.
+    Args:
+        keys: kid (1 to 16 lower-case letters and digits) → key of at least 16 bytes; one or two of them.
+        settling: of two, the first is so new that others may not know it yet: the second still signs.
 
     Raises: ValueError: anything else.
     """
 
-    __slots__ = ("_macs", "_signs_with")
+    __slots__ = ("_macs", "_outdated", "_signs_with")
 
-    def __init__(self, keys: Mapping[str, bytes]) -> None:
+    def __init__(self, keys: Mapping[str, bytes], *, settling: bool = False) -> None:
         if not 1 <= len(keys) <= MAX_KEYS:
             raise ValueError(f"{len(keys)} keys: one or two are needed")
         for kid, key in keys.items():
@@ -74,10 +76,27 @@ class TokenKeys:
             if len(key) < _MIN_KEY_BYTES:
                 raise ValueError(f"key {kid} is shorter than {_MIN_KEY_BYTES} bytes")
         self._macs: Final = {kid.encode(): _Mac(key) for kid, key in keys.items()}
-        self._signs_with: Final = next(iter(self._macs))
+        kids = list(self._macs)
+        self._signs_with: Final = kids[-1] if settling else kids[0]
+        # While a key settles nobody is sent for another token: it would be of the key that is about to go.
+        self._outdated: Final = None if settling or len(kids) == 1 else kids[1] + b"."
 
     def __repr__(self) -> str:
-        return f"TokenKeys(kids={sorted(kid.decode() for kid in self._macs)})"
+        return f"TokenKeys(kids={sorted(self.kids)})"
+
+    @property
+    def kids(self) -> tuple[str, ...]:
+        """Ids of the keys, the newest first."""
+        return tuple(kid.decode() for kid in self._macs)
+
+    @property
+    def signs_with(self) -> str:
+        """Id of the key of new tokens."""
+        return self._signs_with.decode()
+
+    def is_outdated(self, token: bytes) -> bool:
+        """Whether a token that verifies is of the key that is to go: its VM should ask for another."""
+        return self._outdated is not None and token.startswith(self._outdated)
 
     @classmethod
     def load_or_create(cls, path: Path, *, random_bytes: Callable[[int], bytes] = secrets.token_bytes) -> TokenKeys:
@@ -86,7 +105,7 @@ class TokenKeys:
         Raises: ConfigError: readable by others, unreadable, or a line that is not a key (the key is not repeated).
         """
         if not path.exists():
-            create_secret(path, f"k1:{random_bytes(_KEY_BYTES).hex()}\n")
+            create_secret(path, new_line("k1", random_bytes))
         return parse_keys(read_secret(path), source=str(path))
 
     def make(self, vm_id: str, generation: int) -> str:
@@ -135,8 +154,16 @@ class Revocations:
         return None if entry is None or generation >= entry[0] else entry[1]
 
 
-def parse_keys(text: str, *, source: str) -> TokenKeys:
-    """Keys from the text of a key file. Raises ConfigError: naming the line, never its key."""
+def new_line(kid: str, random_bytes: Callable[[int], bytes] = secrets.token_bytes) -> str:
+    """A line of a key file with a new key."""
+    return f"{kid}:{random_bytes(_KEY_BYTES).hex()}\n"
+
+
+def parse_keys(text: str, *, source: str, settling: bool = False) -> TokenKeys:
+    """Keys from the text of a key file; `settling` as in `TokenKeys`.
+
+    Raises: ConfigError: naming the line, never its key.
+    """
     keys: dict[str, bytes] = {}
     for number, line in enumerate(text.splitlines(), start=1):
         stripped = line.strip()
@@ -153,7 +180,7 @@ def parse_keys(text: str, *, source: str) -> TokenKeys:
             raise ConfigError(f"{source}: line {number}: its kid is there already")
         keys[kid] = key
     try:
-        return TokenKeys(keys)
+        return TokenKeys(keys, settling=settling)
     except ValueError as error:
         raise ConfigError(f"{source}: {error}") from error
 

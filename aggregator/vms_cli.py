@@ -1,4 +1,4 @@
-"""`fallow-aggregator join-token` and `vms`: what an admin does to the catalogue from a shell.
+"""`fallow-aggregator vms`: what an admin does to the catalogue from a shell.
 
 SQLAlchemy and the rest load when a command needs them, so that `--help` and the daemon's workers stay light.
 """
@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from agent.settings import ConfigError, parse_count, parse_duration_s, parse_host_port, read_secret
+from agent.settings import ConfigError, parse_host_port, read_secret
 from aggregator.cli import (
     EXIT_FAILED,
     Command,
@@ -27,36 +27,22 @@ from aggregator.cli import (
     time_text,
     typed,
 )
-from aggregator.vms_csv import COLUMNS, parse_mail, parse_text
+from aggregator.vms_csv import COLUMNS
 
 if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
     from aggregator.catalogue import Catalogue, VmRecord
 
-MAX_TTL_S = 366 * 86_400.0
-MAX_USES = 1_000_000
 _PAGE = 1_000
 _ANSWER_TIMEOUT_S = 60.0
 
 
 def add_parsers(subparsers: Any) -> None:
-    """Adds `join-token` and `vms` to what `argparse.ArgumentParser.add_subparsers` returned.
+    """Adds `vms` to what `argparse.ArgumentParser.add_subparsers` returned.
 
     Each leaf sets `command`: parsed options → exit code.
     """
-    join = _add(
-        subparsers,
-        "join-token",
-        _mint,
-        "print a token that lets agents enrol",
-        "fallow-aggregator join-token --uses 20 --ttl 2h --owner web-team --mail web@example.org --tag shop",
-    )
-    join.add_argument("--uses", type=typed(_parse_uses), default=1, metavar="N", help="enrolments it is good for (1)")
-    join.add_argument("--ttl", type=typed(_parse_ttl_s), default="24h", help="how long it lives (24h)")
-    join.add_argument("--name", type=typed(parse_text), help="display name of the VM that uses it")
-    join.add_argument("--owner", type=typed(parse_text), help="owner of the VMs that use it")
-    join.add_argument("--mail", type=typed(parse_mail), help="where their owner is written to")
-    join.add_argument("--tag", type=typed(_parse_tag), action="append", default=[], help="a tag for them; may repeat")
-
     vms = subparsers.add_parser("vms", help="list, show, label and forget VMs").add_subparsers(
         dest="vms_command", required=True, metavar="COMMAND"
     )
@@ -78,22 +64,13 @@ def _add(subparsers: Any, name: str, command: Command, summary: str, example: st
     return parser
 
 
-def _mint(options: argparse.Namespace) -> int:
-    from aggregator.catalogue import Labels  # noqa: PLC0415
-
-    labels = Labels(name=options.name, owner=options.owner, mail=options.mail, tags=tuple(sorted(set(options.tag))))
-    with _writable(options) as catalogue:
-        say(catalogue.mint_join_token(now_s=time.time(), ttl_s=options.ttl, uses=options.uses, labels=labels))
-    return 0
-
-
 def _list(options: argparse.Namespace) -> int:
-    with _readable(options) as catalogue:
+    with readable(options) as catalogue:
         if options.json:
-            _say_json_list(_all_vms(catalogue))
+            _say_json_list(all_vms(catalogue))
         else:
             say_table(
-                ("VM", "NAME", "OWNER", "NEWEST SAMPLE", "FLAGS"), [_cells(record) for record in _all_vms(catalogue)]
+                ("VM", "NAME", "OWNER", "NEWEST SAMPLE", "FLAGS"), [_cells(record) for record in all_vms(catalogue)]
             )
     return 0
 
@@ -101,7 +78,7 @@ def _list(options: argparse.Namespace) -> int:
 def _show(options: argparse.Namespace) -> int:
     import msgspec  # noqa: PLC0415
 
-    with _readable(options) as catalogue:
+    with readable(options) as catalogue:
         record = catalogue.vm(options.vm)
     if record is None:
         complain(f"{options.vm}: no such VM")
@@ -120,7 +97,7 @@ def _import(options: argparse.Namespace) -> int:
         text = options.file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{options.file}: {error}") from error
-    with _writable(options) as catalogue:
+    with writable(options) as catalogue:
         result = catalogue.import_csv(text, source=str(options.file))
     say(f"added {result.added}, updated {result.updated}")
     return 0
@@ -128,15 +105,10 @@ def _import(options: argparse.Namespace) -> int:
 
 def _forget(options: argparse.Namespace) -> int:
     data_dir = existing_data_dir(options)
-    if options.all != (options.vms == ["*"]):
-        raise ConfigError("vms forget: '*' and --all go together, and no other VM beside them")
-    if not options.all:
-        for vm_id in options.vms:
-            _check_vm(vm_id)
+    chosen = chosen_vms("vms forget", options.vms, everything=options.all)
     code = 0
-    with _writable(options) as catalogue:
-        vm_ids = [record.vm for record in _all_vms(catalogue)] if options.all else list(dict.fromkeys(options.vms))
-        for vm_id in vm_ids:
+    with writable(options) as catalogue:
+        for vm_id in [record.vm for record in all_vms(catalogue)] if chosen is None else chosen:
             known = _forget_through_daemon(data_dir, vm_id)
             if known is None:
                 known = _forget_here(catalogue, data_dir, vm_id)
@@ -191,32 +163,68 @@ def _forget_here(catalogue: Catalogue, data_dir: Path, vm_id: str) -> bool:
     return True
 
 
+def chosen_vms(command: str, vms: list[str], *, everything: bool) -> list[str] | None:
+    """The VMs that a command line names, each once; None: all there are.
+
+    Raises: ConfigError: '*' without --all, or --all without it; or not an id.
+    """
+    if everything != (vms == ["*"]):
+        raise ConfigError(f"{command}: '*' and --all go together, and no other VM beside them")
+    if everything:
+        return None
+    for vm_id in vms:
+        try:
+            parse_vm(vm_id)
+        except ValueError as error:
+            raise ConfigError(f"{command}: {error}") from error
+    return list(dict.fromkeys(vms))
+
+
 @contextmanager
-def _writable(options: argparse.Namespace) -> Iterator[Catalogue]:
-    from aggregator.catalogue import Catalogue  # noqa: PLC0415
+def writing_engine(options: argparse.Namespace) -> Iterator[Engine]:
+    """The fleet database of a command line, made where there is none."""
     from aggregator.fleet_db import migrate_if_new, open_fleet  # noqa: PLC0415
 
     engine = open_fleet(options.fleet_url, existing_data_dir(options))
     try:
         migrate_if_new(engine)
-        yield Catalogue(engine)
+        yield engine
     finally:
         engine.dispose()
 
 
 @contextmanager
-def _readable(options: argparse.Namespace) -> Iterator[Catalogue]:
-    from aggregator.catalogue import Catalogue  # noqa: PLC0415
+def reading_engine(options: argparse.Namespace) -> Iterator[Engine]:
+    """The fleet database of a command line, which cannot be written through this."""
     from aggregator.fleet_db import open_fleet_read_only  # noqa: PLC0415
 
     engine = open_fleet_read_only(options.fleet_url, existing_data_dir(options))
     try:
-        yield Catalogue(engine)
+        yield engine
     finally:
         engine.dispose()
 
 
-def _all_vms(catalogue: Catalogue) -> Iterator[VmRecord]:
+@contextmanager
+def writable(options: argparse.Namespace) -> Iterator[Catalogue]:
+    """The catalogue on `writing_engine`."""
+    from aggregator.catalogue import Catalogue  # noqa: PLC0415
+
+    with writing_engine(options) as engine:
+        yield Catalogue(engine)
+
+
+@contextmanager
+def readable(options: argparse.Namespace) -> Iterator[Catalogue]:
+    """The catalogue on `reading_engine`."""
+    from aggregator.catalogue import Catalogue  # noqa: PLC0415
+
+    with reading_engine(options) as engine:
+        yield Catalogue(engine)
+
+
+def all_vms(catalogue: Catalogue) -> Iterator[VmRecord]:
+    """Every VM by id, read a page at a time."""
     page = catalogue.vms(limit=_PAGE)
     while page:
         yield from page
@@ -246,31 +254,3 @@ def _say_json_list(records: Iterable[VmRecord]) -> None:
         say(separator + msgspec.json.encode(record).decode(), end="")
         separator = ",\n"
     say("]" if separator != "[" else "[]")
-
-
-def _parse_uses(text: str) -> int:
-    uses = parse_count(text)
-    if uses > MAX_USES:
-        raise ValueError(f"{uses} is more than {MAX_USES}")
-    return uses
-
-
-def _parse_ttl_s(text: str) -> float:
-    ttl_s = parse_duration_s(text)
-    if ttl_s > MAX_TTL_S:
-        raise ValueError(f"{text!r} is more than {MAX_TTL_S / 86_400:g}d")
-    return ttl_s
-
-
-def _parse_tag(text: str) -> str:
-    tag = parse_text(text)
-    if tag is None or ";" in tag:
-        raise ValueError(f"{text!r} is not a tag")
-    return tag
-
-
-def _check_vm(text: str) -> None:
-    try:
-        parse_vm(text)
-    except ValueError as error:
-        raise ConfigError(f"vms forget: {error}") from error

@@ -6,13 +6,15 @@ import csv
 import io
 import json
 from collections.abc import Callable, Mapping
-from typing import Final
+from typing import Final, TypeVar
 
 from agent.settings import ConfigError
 from agent.wire import is_vm_id
 
 MAX_TEXT_CHARS = 256
 MAX_TAGS = 64
+V = TypeVar("V")
+
 _MAX_PROBLEMS = 100  # beyond that the file is of another kind, and a longer list helps nobody
 
 
@@ -45,7 +47,8 @@ def parse_tags(cell: str) -> tuple[str, ...]:
     return tuple(sorted(tags))
 
 
-def _parse_vm(cell: str) -> str:
+def parse_vm(cell: str) -> str:
+    """A VM id, as it stands. Raises ValueError."""
     if not is_vm_id(cell):
         raise ValueError(f"{cell[:80]!r} is not a VM id")
     return cell
@@ -59,7 +62,7 @@ def _parse_power_state(cell: str) -> str | None:
 
 
 _PARSERS: Final[Mapping[str, Callable[[str], str | None]]] = {
-    "vm": _parse_vm,
+    "vm": parse_vm,
     "name": parse_text,
     "owner": parse_text,
     "mail": parse_mail,
@@ -78,20 +81,30 @@ def parse_vms_csv(text: str, *, source: str) -> list[dict[str, str | None]]:
 
     Raises: ConfigError: every mistake with its line and column, up to 100 of them.
     """
+    return parse_table(text, source=source, parsers=_PARSERS)
+
+
+def parse_table(text: str, *, source: str, parsers: Mapping[str, Callable[[str], V]]) -> list[dict[str, V]]:
+    """One mapping per line of a CSV whose lines are VMs; as `parse_vms_csv`.
+
+    Args: parsers: column → what reads its cells and raises ValueError; `vm` is among them, and its key is `vm_id`.
+
+    Raises: ConfigError: as `parse_vms_csv`.
+    """
     reader = csv.reader(io.StringIO(text.removeprefix("\ufeff"), newline=""), strict=True)
     problems: list[str] = []
-    rows: list[dict[str, str | None]] = []
+    rows: list[dict[str, V]] = []
     try:
         header = next(reader, [])
-        problems += _header_problems(header, source)
+        problems += _header_problems(header, source, tuple(parsers))
         if problems:
             raise ConfigError(problems)
-        first_lines: dict[str, int] = {}
+        first_lines: dict[V, int] = {}
         for cells in reader:
             if not cells:
                 continue
             where = f"{source}: line {reader.line_num}"
-            row, wrong = _parse_row(header, cells, where)
+            row, wrong = _parse_row(header, cells, where, parsers)
             problems += wrong
             vm_id = row.get("vm_id")
             if vm_id is not None and first_lines.setdefault(vm_id, reader.line_num) != reader.line_num:
@@ -106,27 +119,29 @@ def parse_vms_csv(text: str, *, source: str) -> list[dict[str, str | None]]:
     return rows
 
 
-def _header_problems(header: list[str], source: str) -> list[str]:
+def _header_problems(header: list[str], source: str, columns: tuple[str, ...]) -> list[str]:
     where = f"{source}: line 1"
     problems = [
-        f"{where}: {name[:80]!r} is not a column (columns: {', '.join(COLUMNS)})"
+        f"{where}: {name[:80]!r} is not a column (columns: {', '.join(columns)})"
         for name in header
-        if name not in _PARSERS
+        if name not in columns
     ]
-    problems += [f"{where}: {name}: stands twice" for name in COLUMNS if header.count(name) > 1]
+    problems += [f"{where}: {name}: stands twice" for name in columns if header.count(name) > 1]
     if "vm" not in header:
         problems.append(f"{where}: vm: this column is required")
     return problems
 
 
-def _parse_row(header: list[str], cells: list[str], where: str) -> tuple[dict[str, str | None], list[str]]:
+def _parse_row(
+    header: list[str], cells: list[str], where: str, parsers: Mapping[str, Callable[[str], V]]
+) -> tuple[dict[str, V], list[str]]:
     if len(cells) != len(header):
         return {}, [f"{where}: has {len(cells)} cells, the header {len(header)}"]
-    row: dict[str, str | None] = {}
+    row: dict[str, V] = {}
     problems: list[str] = []
     for name, cell in zip(header, cells, strict=True):
         try:
-            row["vm_id" if name == "vm" else name] = _PARSERS[name](cell)
+            row["vm_id" if name == "vm" else name] = parsers[name](cell)
         except ValueError as error:
             problems.append(f"{where}: {name}: {error}")
     return row, problems

@@ -8,47 +8,27 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 
 from agent.sample import Unit
 from aggregator import rollup, store_schema
+from aggregator.chunk import Work, by_time, roll_up, split, take_hashes
 from aggregator.histogram import Ints
-from aggregator.rollup import ABSENT, Hour
-from aggregator.rows import ROW_BYTES, SAMPLE_COLUMNS
+from aggregator.rollup import ABSENT
+from aggregator.rows import SAMPLE_COLUMNS
 from aggregator.store import Facts, Store
-from aggregator.store_files import StoreError, as_store_error, store_path
-from aggregator.summary import ChunkResult, Summary, Taken, WorkerSettings, flags_of
+from aggregator.store_checks import DamagedError, hour_name
+from aggregator.store_files import StoreError, as_store_error, connect_read_only, read_through, store_path
+from aggregator.summary import ChunkResult, LostStore, Summary, Taken, WorkerSettings, flags_of
 from aggregator.windows import DAILY_DAYS, Windows, read_figures, rebuild
 
 _FORGET_EVERY_S = 6 * 3600.0  # so that a flush seldom touches the old end of the file
 _YOUNG_HOURS = 24  # until then figures follow every flush
 _NEVER = 2**62
 _MARGIN_DAYS = 2  # histograms outlive the longest window by this, so that late rows find them
-
-
-@dataclass(slots=True)
-class _Work:
-    """One VM on its way through a chunk."""
-
-    share: Taken
-    store: Store
-    facts: Facts  # as they were before this flush
-    windows: Windows | None  # None: not needed, or there are none yet
-    merged: Ints
-    oldest_ts: int  # of the rows that came
-    newest: Ints | None  # the newest row of all, if it came with this flush
-    inserted: int
-    duplicates: int
-    conflicts: int
-    hours: dict[int, Hour] = field(default_factory=dict)
-
-    @property
-    def is_bare(self) -> bool:
-        """Whether only the open hour grows, and no figures are read."""
-        return self.windows is None and self.facts.newest_hour is not None
 
 
 _Written = tuple[Windows | None, bytes | None, Summary]
@@ -60,6 +40,7 @@ class FlushWorker:
     def __init__(self, settings: WorkerSettings) -> None:
         self._settings = settings
         self._template = store_schema.template()
+        self._columns = _columns_of(self._template)
         self._histogram_retention_s = 86400.0 * (max(*settings.windows_days, DAILY_DAYS) + _MARGIN_DAYS)
         # An hour that is subtracted from the profile must still be there, however short the windows are.
         self._hour_retention_s = max(settings.hour_retention_s, self._histogram_retention_s)
@@ -72,16 +53,17 @@ class FlushWorker:
             may_forget: False while the clock is in doubt: nothing is deleted then.
         """
         result = ChunkResult([], {}, {}, 0, 0, 0)
-        works: list[_Work] = []
-        tables = _split(rollup.quantise(b"".join(share.rows for share in shares)), shares)
+        works: list[Work] = []
+        tables = split(rollup.quantise(b"".join(share.rows for share in shares)), shares)
         for share, rows in zip(shares, tables, strict=True):
             try:
                 works.append(self._open(share, rows, now_s, result.lost_stores))
             except StoreError as error:
                 result.failures[share.vm_id] = str(error)
         try:
-            self._roll_up(works)
-            done: list[tuple[_Work, Windows | None, bytes | None, Summary]] = []
+            self._hash(works, now_s, result)
+            roll_up(works)
+            done: list[tuple[Work, Windows | None, bytes | None, Summary]] = []
             inserted = duplicates = conflicts = 0
             for index in range(len(works)):
                 try:
@@ -110,19 +92,66 @@ class FlushWorker:
             result.summaries.append(summary._replace(figures=mine, evidence=evidence))
         return result._replace(inserted=inserted, duplicates=duplicates, conflicts=conflicts)
 
-    def _open(self, share: Taken, rows: Ints, now_s: float, lost_stores: dict[str, str]) -> _Work:
+    def _open(self, share: Taken, rows: Ints, now_s: float, lost_stores: dict[str, LostStore]) -> Work:
         path = store_path(self._settings.data_dir, share.vm_id)
         try:
-            return self._read(Store(path, share.vm_id, self._template), share, rows)
+            work = self._read(Store(path, share.vm_id, self._template), share, rows)
         except (sqlite3.Error, OSError, ValueError) as error:
-            trouble = as_store_error(error)
+            trouble = self._trouble(path, error)
             if not trouble.corrupt or "newer than this program" in str(error):
                 raise trouble from error
-        return self._replace(share, rows, now_s, lost_stores)
+            return self._replace(share, rows, str(trouble), now_s, lost_stores)
+        # Also after a crash between the making of the new store and its first commit.
+        if share.had_history and work.facts.newest_hour is None and not work.facts.replaced:
+            self._mark(work, LostStore("it was gone, or held nothing", None), now_s, lost_stores)
+        return work
 
-    def _replace(self, share: Taken, rows: Ints, now_s: float, lost_stores: dict[str, str]) -> _Work:
+    def _trouble(self, path: Path, error: sqlite3.Error | OSError | ValueError) -> StoreError:
+        """As `as_store_error`; and a statement that makes no sense to SQLite is damage if the tables are not ours."""
+        trouble = as_store_error(error)
+        if getattr(error, "sqlite_errorcode", None) != sqlite3.SQLITE_ERROR:
+            return trouble
+        try:
+            with closing(connect_read_only(path)) as connection:
+                damaged = store_schema.columns(connection) != self._columns
+        except sqlite3.Error as worse:
+            damaged = as_store_error(worse).corrupt or worse.sqlite_errorcode == sqlite3.SQLITE_ERROR
+        return StoreError(str(trouble), corrupt=damaged)
+
+    def _look_again(self, path: Path, share: Taken, rows: Ints) -> Work | None:
+        """The store after all, if all of it can be read and holds; None where it is damaged.
+
+        SQLite calls some failed reads of a bad disk damage, which it is not: that file may be well again tomorrow.
+
+        Raises: StoreError: it cannot be read now.
+        """
+        try:
+            read_through(path)
+            work = self._read(Store(path, share.vm_id, self._template), share._replace(verify=True), rows)
+        except (sqlite3.Error, OSError, ValueError) as error:
+            trouble = self._trouble(path, error)
+            if not trouble.corrupt:
+                raise trouble from error
+            return None
+        wrong = take_hashes([work])
+        if wrong:
+            work.store.close()
+            return None
+        work.share = share
+        return work
+
+    @staticmethod
+    def _mark(work: Work, lost: LostStore, now_s: float, lost_stores: dict[str, LostStore]) -> None:
+        work.store.mark_replaced(now_s)
+        work.facts = work.facts._replace(replaced=1)
+        lost_stores[work.share.vm_id] = lost
+
+    def _replace(self, share: Taken, rows: Ints, why: str, now_s: float, lost_stores: dict[str, LostStore]) -> Work:
         """Damaged for good: keeps the file for a person, starts anew, and says so in the summary. Raises StoreError."""
         path = store_path(self._settings.data_dir, share.vm_id)
+        sound = self._look_again(path, share, rows)
+        if sound is not None:
+            return sound
         aside = path.with_suffix(f".damaged-{int(now_s)}")
         try:
             path.rename(aside)
@@ -131,33 +160,38 @@ class FlushWorker:
             if journal.exists():
                 journal.rename(f"{aside}-journal")
             work = self._read(Store(path, share.vm_id, self._template), share, rows)
-            work.store.mark_replaced(now_s)
-            work.facts = work.facts._replace(replaced=1)
         except (sqlite3.Error, OSError) as error:
             raise as_store_error(error) from error
-        lost_stores[share.vm_id] = str(aside)
+        self._mark(work, LostStore(why, str(aside)), now_s, lost_stores)
         return work
 
-    def _read(self, store: Store, share: Taken, rows: Ints) -> _Work:
+    def _read(self, store: Store, share: Taken, rows: Ints) -> Work:
         try:
+            if share.verify:
+                store.verify()
             facts = store.facts()
-            new, repeated = _by_time(rows)
+            new, repeated = by_time(rows)
             if facts.newest_hour is not None and len(new):
-                new = self._without_forgotten(store, facts.newest_hour, new)
+                new = self._without_forgotten(store, facts, new)
             touched = set(rollup.hours_of(new).tolist())
             windows = None
             if facts.newest_hour is not None:
                 touched.add(facts.newest_hour)
                 if self._needs_windows(share, facts, touched):
                     windows = self._windows(store, facts.newest_hour)
-            stored = store.rows_of_hours(touched)
+            checks = store.checks(touched)
+            grows = None
+            if touched == {facts.newest_hour} and windows is None and len(new) and not len(repeated):
+                grows = store.open_cells_before(int(new[0, 0]))
+            # Rows that nothing is read of are verified when their hour closes.
+            stored = new[:0] if grows is not None else store.rows_of_hours(touched)
             if not len(repeated) and (not len(stored) or not len(new) or new[0, 0] > stored[-1, 0]):
                 fresh, met_again = new, repeated
                 merged = np.concatenate((stored, fresh))
             else:
                 known = np.isin(new[:, 0], stored[:, 0], assume_unique=True)
                 fresh, met_again = new[~known], np.concatenate((new[known], repeated))
-                merged = _by_time(np.concatenate((stored, fresh)))[0]
+                merged = by_time(np.concatenate((stored, fresh)))[0]
             store.insert(fresh)
             conflicts = store.differing(met_again) if len(met_again) else 0
         except BaseException:
@@ -165,11 +199,15 @@ class FlushWorker:
             raise
         # The newest stored row is among those read: the open hour is always touched.
         is_newest = len(fresh) > 0 and (not len(stored) or fresh[-1, 0] > stored[-1, 0])
-        return _Work(
+        return Work(
             share=share,
             store=store,
             facts=facts,
             windows=windows,
+            checks=checks,
+            grows=grows,
+            stored=stored,
+            fresh=fresh,
             merged=merged,
             oldest_ts=int(fresh[0, 0]) if len(fresh) else _NEVER,
             newest=fresh[-1] if is_newest else None,
@@ -191,56 +229,68 @@ class FlushWorker:
 
     def _windows(self, store: Store, newest_hour: int) -> Windows:
         windows = store.windows()
-        if windows is not None and windows.days == self._settings.windows_days:
+        if windows is None:
+            raise DamagedError("windows: there are hours, but no sums of them")
+        if windows.open_hour != newest_hour:
+            raise DamagedError(f"windows: the sums are not of the newest hour, {hour_name(newest_hour)}")
+        if windows.days == self._settings.windows_days:
             return windows
         # The profile and the daily totals reach back further than short windows.
         reach = 24 * max(*self._settings.windows_days, DAILY_DAYS)
         hours = store.stored_hours(newest_hour - reach, newest_hour)
         return rebuild(self._settings.windows_days, newest_hour, hours)
 
-    def _without_forgotten(self, store: Store, newest_hour: int, new: Ints) -> Ints:
+    def _without_forgotten(self, store: Store, facts: Facts, new: Ints) -> Ints:
         """Rows without those of hours whose raw rows were deleted by age.
 
         Only a replayed journal brings such rows, and they were stored before: the rollup of their hour stays whole.
         """
-        oldest_kept = newest_hour - int(self._settings.raw_retention_s) // 3600
+        # Where raw rows are kept for longer than they were, some that would be kept now are gone.
+        oldest_kept = (facts.newest_hour or 0) - int(self._settings.raw_retention_s) // 3600
+        oldest_kept = max(oldest_kept, (facts.raw_from_s or 0) // 3600 - 1)
         hours = rollup.hours_of(new)
         if hours[0] > oldest_kept:
             return new
         forgotten = store.forgotten_hours(int(hours[0]), oldest_kept)
         return new[~np.isin(hours, forgotten)] if forgotten else new
 
-    @staticmethod
-    def _roll_up(works: Sequence[_Work]) -> None:
-        for with_figures in (True, False):
-            # Only sums and figures ask for histograms; an open hour that merely grows has no use for its own.
-            group = [work for work in works if work.is_bare != with_figures]
-            if group:
-                owner = np.repeat(np.arange(len(group)), [len(work.merged) for work in group])
-                rows = np.concatenate([work.merged for work in group])
-                for index, hour in rollup.roll_up(owner, rows, count_bins=with_figures):
-                    group[index].hours[hour.number] = hour
+    def _hash(self, works: list[Work], now_s: float, result: ChunkResult) -> None:
+        """Holds the raw rows that were read against their sums; a store where they differ gives way to a new one."""
+        for index, why in sorted(take_hashes(works).items(), reverse=True):
+            work = works[index]
+            work.store.close()
+            try:
+                works[index] = self._replace_work(work, why, now_s, result.lost_stores)
+            except StoreError as error:
+                result.failures[work.share.vm_id] = str(error)
+                del works[index]
+
+    def _replace_work(self, work: Work, why: str, now_s: float, lost_stores: dict[str, LostStore]) -> Work:
+        anew = self._replace(work.share, rollup.quantise(work.share.rows), why, now_s, lost_stores)
+        take_hashes([anew])
+        return anew
 
     def _write_or_replace(
-        self, works: list[_Work], index: int, now_s: float, may_forget: bool, lost_stores: dict[str, str]
+        self, works: list[Work], index: int, now_s: float, may_forget: bool, lost_stores: dict[str, LostStore]
     ) -> _Written | None:
         """`_write` of one VM; a store that shows only now to be damaged gives way to a new one. Raises StoreError."""
         work = works[index]
         try:
             return self._write(work, now_s, may_forget)
         except (sqlite3.Error, OSError, ValueError) as error:
-            trouble = as_store_error(error)
+            trouble = self._trouble(store_path(self._settings.data_dir, work.share.vm_id), error)
             if not trouble.corrupt:
                 raise trouble from error
+            why = str(trouble)
         work.store.close()
-        anew = works[index] = self._replace(work.share, rollup.quantise(work.share.rows), now_s, lost_stores)
-        self._roll_up([anew])
+        anew = works[index] = self._replace_work(work, why, now_s, lost_stores)
+        roll_up([anew])
         try:
             return self._write(anew, now_s, may_forget)
         except (sqlite3.Error, OSError, ValueError) as error:
             raise as_store_error(error) from error
 
-    def _write(self, work: _Work, now_s: float, may_forget: bool) -> _Written | None:
+    def _write(self, work: Work, now_s: float, may_forget: bool) -> _Written | None:
         """Writes hours and windows, commits; None for a VM that has never had a row.
 
         Returns: the window sums, None if this flush reads no figures; their bytes where they changed; the summary.
@@ -254,7 +304,7 @@ class FlushWorker:
             return None
         evidence = None
         if work.is_bare:
-            store.save_hours(list(work.hours.values()), open_hour)
+            _save_hours(work, open_hour)
         else:
             windows = windows or Windows.empty(self._settings.windows_days, open_hour)
             evidence = self._advance(work, windows, open_hour)
@@ -302,7 +352,7 @@ class FlushWorker:
         return windows, evidence, summary
 
     @staticmethod
-    def _advance(work: _Work, windows: Windows, open_hour: int) -> bytes | None:
+    def _advance(work: Work, windows: Windows, open_hour: int) -> bytes | None:
         """Takes closed hours into the sums and writes both; the sums' bytes, None where they did not change."""
         store, is_new = work.store, work.facts.newest_hour is None
         # Everything older than the open hour that was touched; before this flush the old open hour was not closed.
@@ -313,7 +363,7 @@ class FlushWorker:
             due = {number for first, last in windows.expiring(open_hour) for number in range(first, last + 1)}
             old = {hour.number: hour for hour in store.stored_hours_of(sorted(due.union(replaced)))}
             windows.advance(open_hour, old, replaced, closed)
-        store.save_hours(list(work.hours.values()), open_hour)
+        _save_hours(work, open_hour)
         if changes or is_new:
             for window in windows.stale():
                 windows.renew_maxima(window, store.maxima(windows.first_hour(window), open_hour))
@@ -324,20 +374,16 @@ class FlushWorker:
         return None if work.share.rows and not work.share.wants_figures else windows.encode()
 
 
-def _split(table: Ints, shares: Sequence[Taken]) -> list[Ints]:
-    """One table for all shares, cut into theirs: quantising costs the same for sixty VMs as for one."""
-    return np.split(table, np.cumsum([len(share.rows) // ROW_BYTES for share in shares])[:-1])
+def _save_hours(work: Work, open_hour: int) -> None:
+    work.store.save_hours(
+        list(work.hours.values()), work.hashes, work.checks, was_open=work.facts.newest_hour, open_hour=open_hour
+    )
 
 
-def _by_time(table: Ints) -> tuple[Ints, Ints]:
-    """Rows by rising ts, and those that repeat the ts of an earlier row."""
-    ts = table[:, 0]
-    if (ts[1:] > ts[:-1]).all():
-        return table, table[:0]
-    table = table[np.argsort(ts, kind="stable")]
-    first = np.ones(len(table), bool)
-    first[1:] = table[1:, 0] != table[:-1, 0]
-    return table[first], table[~first]
+def _columns_of(template: bytes) -> frozenset[tuple[str, ...]]:
+    with closing(sqlite3.connect(":memory:")) as connection:
+        connection.deserialize(template)
+        return store_schema.columns(connection)
 
 
 def _known(value: int) -> int | None:

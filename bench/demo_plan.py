@@ -193,6 +193,8 @@ def aggregator_argv(options: Options, places: Places) -> list[str]:
         *("--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"),
         *("--flush-interval", FLUSH_INTERVAL, "--retention-raw", f"{retention_days}d"),
         *("--windows", ",".join(f"{days}d" for days in windows)),
+        # The fleet enrols again when it goes on live, and a VM that has just pushed would wait for an admin.
+        *("--enrolment-check", "off"),
     ]
 
 
@@ -267,6 +269,12 @@ def report_config(options: Options, places: Places, admin: str) -> str:
 def read_pages_address(log: str) -> str | None:
     """Where the pages are, out of what `fallow-report serve` has logged so far; None: it does not listen yet."""
     found = re.search(r"pages on (http://\S+)", log)
+    return found[1] if found else None
+
+
+def read_first_link(log: str) -> str | None:
+    """The one-time link that makes the first admin, out of the same log; None: it is not there yet."""
+    found = re.search(r"first admin, .*(http://\S+/first/\S+)", log)
     return found[1] if found else None
 
 

@@ -1,9 +1,9 @@
 """The watch: turns in which plans that may be applied are, and VMs given back that their owners ask for.
 
-A turn: what was left open → wakes → approved plans → hot hosts → what is idle. It looks without leading, as a person's
-`plan` does, and leads by lease from the beginning to the end of each thing it does; so a person's `apply` and another
-watch have their chance in between, and what either did is in the records by then. While another leads it stands by.
-While a run is at work, wakes are seen to between its steps.
+A turn: what was left open → wakes → approved plans → the aggregator is told which VMs exist → hot hosts → what is idle.
+It looks without leading, as a person's `plan` does, and leads by lease from the beginning to the end of each thing it
+does; so a person's `apply` and another watch have their chance in between, and what either did is in the records by
+then. While another leads it stands by. While a run is at work, wakes are seen to between its steps.
 """
 
 from __future__ import annotations
@@ -12,10 +12,13 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
+import sqlalchemy as sa
+
 from orchestrate.control import Control, LeaseHeld
 from orchestrate.groups import Approve
 from orchestrate.guards import check_plan
 from orchestrate.hotspots.host_loads import Loads
+from orchestrate.known_vms import tell_aggregator
 from orchestrate.owners.waking import Waker
 from orchestrate.plan import Plan, PlanKind
 from orchestrate.planning import Planned, plan_moving, plan_reclaiming
@@ -73,6 +76,7 @@ class Watch:
         self._loads: Mapping[str, Loads] = {}
         self._reclaim_due_s = _NEVER_S
         self._relief_due_s = _NEVER_S
+        self._telling_due_s = _NEVER_S
 
     def turn(self) -> Turn:
         """One turn, whole. Blocking; raises nothing that can happen to a program that runs on."""
@@ -140,7 +144,14 @@ class Watch:
         leader = control.records.leader()
         if leader is not None and leader.holder != control.holder and control.clock() < leader.expires_s:
             raise LeaseHeld(leader)
-        for part in (self._clear_up, self._wake, self._apply_approved, self._relieve, self._reclaim):
+        for part in (
+            self._clear_up,
+            self._wake,
+            self._apply_approved,
+            self._tell_aggregator,
+            self._relieve,
+            self._reclaim,
+        ):
             if control.sources.stopped() is not None:
                 return
             part(note)
@@ -158,6 +169,18 @@ class Watch:
         if self._waker.has_waiting():
             with self._control.leading() as lease:
                 self._waker.wake_all(lease)
+
+    def _tell_aggregator(self, note: _Note) -> None:
+        """What exists, so that nobody enrols as a VM that does not; a site that is away is asked again next time."""
+        control, now_s = self._control, self._control.clock()
+        if now_s < self._telling_due_s:
+            return
+        self._telling_due_s = now_s + self._settings.retry_s
+        try:
+            tell_aggregator(control.report_engine, control.sites.look().inventories, now_s=now_s)
+        except sa.exc.DBAPIError as error:
+            # An aggregator that was not upgraded yet has no such table, and reclaiming does not need it.
+            note.problems.append(f"the aggregator is not told which VMs exist: {_words_of(error)}")
 
     def _apply_approved(self, note: _Note) -> None:
         """Plans that somebody said yes to; one that may not be applied now is held, and looked at again later."""

@@ -103,6 +103,26 @@ def test_plain_http_leaves_the_machine_only_when_asked_to(url: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("table", "problem"),
+    [
+        ({"tls": {"cert": "a.pem"}}, "tls.cert and tls.key: one needs the other"),
+        ({"tls": {"key": "a.key"}}, "tls.cert and tls.key: one needs the other"),
+        ({"tls": {"cert": "a.pem", "key": "a.key"}, "aggregator": "http://127.0.0.1"}, "is plain HTTP"),
+        ({"tls": {"cert": 5, "key": "a.key"}}, "tls.cert: 5 is not a text"),
+    ],
+)
+def test_a_certificate_needs_its_key_and_tls(table: dict[str, Any], problem: str) -> None:
+    """Both files, and somebody to show the certificate to."""
+    assert any(problem in line for line in problems({"aggregator": "https://x"} | table))
+
+
+def test_a_certificate_of_the_vm_can_be_set() -> None:
+    """Where the aggregator asks for one."""
+    config = parse({"aggregator": "https://x", "tls": {"cert": "a.pem", "key": "a.key"}})
+    assert (config.tls_cert, config.tls_key) == (Path("a.pem"), Path("a.key"))
+
+
+@pytest.mark.parametrize(
     "url", ["http://127.0.0.1:1", "http://127.9.9.9", "http://localhost", "http://[::1]:8899", "https://x"]
 )
 def test_loopback_and_tls_need_no_permission(url: str) -> None:

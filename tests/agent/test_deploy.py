@@ -28,15 +28,33 @@ def test_the_example_as_it_is_changes_the_address_alone() -> None:
 
 def test_every_commented_setting_exists_and_shows_its_default() -> None:
     """Removing the comment signs gives valid settings; those that say so are the defaults."""
-    text = re.sub(r"^# (\[?\w+(?: = .*|\]))$", r"\1", EXAMPLE, flags=re.MULTILINE)
+    text = re.sub(r"^# (\[?[\w.]+(?: = .*|\]))$", r"\1", EXAMPLE, flags=re.MULTILINE)
     table = tomllib.loads(text)
     config = parse_config(table, source="agent.toml", options={})
     default = AgentConfig()
-    for name in ("state", "timeout_s", "insecure_plain", "spool_max_bytes", "spool_max_age_s", "quarantine_max_files"):
+    for name in (
+        "state",
+        "rotate_every_s",
+        "timeout_s",
+        "insecure_plain",
+        "spool_max_bytes",
+        "spool_max_age_s",
+        "quarantine_max_files",
+    ):
         assert getattr(config, name) == getattr(default, name), name
     assert set(table) == {
-        *("aggregator", "ca", "join_token_file", "state", "vm_id", "interval", "timeout", "insecure_plain"),
-        *("spool", "quarantine"),
+        *(
+            "aggregator",
+            "ca",
+            "join_token_file",
+            "state",
+            "vm_id",
+            "interval",
+            "rotate_every",
+            "timeout",
+            "insecure_plain",
+        ),
+        *("spool", "quarantine", "tls"),
     }
 
 

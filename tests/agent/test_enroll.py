@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from agent.enroll import (
     CredentialFile,
     EnrolmentError,
     Joiner,
+    Rotator,
+    asks_for_rotation,
     enrol,
     gather_evidence,
     load_credential,
@@ -24,6 +27,7 @@ from agent.enroll import (
 from agent.identity import Identity
 from agent.push import Reply, UnreachableError
 from agent.settings import ConfigError
+from tests.agent.machine import Clock
 
 IDENTITY = Identity("vm-1", "smbios")
 EVIDENCE = gather_evidence(ips=["10.0.0.7"], macs=["52:54:00:00:00:01"], boot="boot-1")
@@ -142,6 +146,28 @@ def test_a_new_credential_is_noticed_without_restart(tmp_path: Path) -> None:
     assert (file.refresh(), file.token()) == (True, None)
 
 
+def test_the_old_token_counts_while_a_new_one_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the two loops that look, one never finds the VM without a token while the other reads the file."""
+    path = tmp_path / "credential.json"
+    save_credential(path, CREDENTIAL)
+    file = CredentialFile(path, vm="vm-1")
+    file.refresh()
+    meanwhile: list[tuple[str | None, float | None, bool]] = []
+
+    def slowly(place: Path) -> Credential | None:
+        monkeypatch.undo()
+        before = (file.token(), file.made_s)
+        meanwhile.append((*before, file.refresh()))
+        return load_credential(place)
+
+    made_s = file.made_s
+    save_credential(path, Credential("vm-1", "smbios", "k1.1.new", 60))
+    monkeypatch.setattr("agent.enroll.load_credential", slowly)
+    assert (file.refresh(), file.token()) == (True, "k1.1.new")
+    # The other loop reads it for itself: it does not take for read what is not read yet.
+    assert meanwhile == [("k1.0.abc", made_s, True)]
+
+
 def joiner(aggregator: Aggregator, saved: list[Credential], join_token: str | ConfigError = "join") -> Joiner:
     def read() -> str:
         if isinstance(join_token, ConfigError):
@@ -182,3 +208,170 @@ def test_a_join_token_that_cannot_be_read_is_trouble() -> None:
     one = joiner(Aggregator(), [], ConfigError("join.token: absent"))
     assert one.step() == 900.0
     assert one.trouble == "not enrolled: join.token: absent"
+
+
+WAITS = Reply(403, b'{"type": "urn:fallow:problem:enrolment-waits", "status": 403, "detail": "an admin must approve"}')
+DAY_S = 86_400.0
+
+
+def test_a_machine_that_waits_for_an_admin_asks_every_few_minutes() -> None:
+    """403 `enrolment-waits`: said once, asked again after 5 minutes more or less, let in once approved."""
+    saved: list[Credential] = []
+    one = joiner(Aggregator(WAITS, WAITS, GOOD), saved)
+    delay_s = one.step()
+    assert delay_s is not None
+    assert 150 <= delay_s <= 450
+    assert one.trouble == "not enrolled: answer 403: an admin must approve"
+    assert [one.step() is None, one.step()] == [False, None]
+    assert one.trouble is None
+    assert len(saved) == 1
+
+
+@pytest.mark.parametrize("reason", ["enrolment-refused", "join-token-bound"])
+def test_other_refusals_are_left_alone_for_longer(reason: str) -> None:
+    """A refused machine, or a join token for others: only a person can change that."""
+    saved: list[Credential] = []
+    reply = Reply(403, json.dumps({"type": f"urn:fallow:problem:{reason}", "detail": "no"}).encode())
+    delay_s = joiner(Aggregator(reply), saved).step()
+    assert delay_s is not None
+    assert delay_s >= 300
+
+
+@pytest.mark.parametrize(
+    ("reply", "asks"),
+    [
+        (Reply(200, b'{"stored": 1, "token": "rotate"}'), True),
+        (Reply(200, b'{"stored": 1}'), False),
+        (Reply(200, b'{"token": ["rotate"]}'), False),
+        (Reply(200, b"rotate"), False),
+        (Reply(204, b'{"token": "rotate"}'), False),
+        (Reply(401, b'{"token": "rotate"}'), False),
+    ],
+)
+def test_only_an_acknowledged_push_asks_for_a_rotation(reply: Reply, asks: bool) -> None:
+    """A 200 whose object says so; no other answer sends a fleet for new tokens."""
+    assert asks_for_rotation(reply) is asks
+
+
+class Rotation:
+    """A rotator over a credential file, whose age and answers a test sets."""
+
+    def __init__(self, folder: Path, *replies: Reply | Exception, vm: str = "vm-1") -> None:
+        self.clock = Clock()
+        self.aggregator = Aggregator(*replies)
+        self.path = folder / "token.json"
+        save_credential(self.path, Credential(vm, "smbios", "k1.1.old", 30))
+        self.file = CredentialFile(self.path, vm=vm)
+        self.age(0.0)
+        self.rotator = Rotator(
+            post=self.aggregator.post,
+            file=self.file,
+            save=self.save,
+            vm=vm,
+            every_s=30 * DAY_S,
+            clock=self.clock.now,
+            mono=self.clock.mono,
+            chance=lambda: 0.5,
+        )
+
+    def save(self, fresh: Credential) -> None:
+        save_credential(self.path, fresh)
+        self.age(0.0)
+
+    def age(self, seconds: float) -> None:
+        """The token was written so long ago."""
+        made_s = self.clock.now() - seconds
+        os.utime(self.path, (made_s, made_s))
+        self.file.refresh()
+
+
+NEW = Reply(200, b'{"vm": "vm-1", "token": "k1.2.new"}')
+
+
+def test_a_token_is_exchanged_when_it_is_old(tmp_path: Path) -> None:
+    """Not after 26 days, surely after 34: once, and the new one is what the next push carries."""
+    one = Rotation(tmp_path, NEW)
+    assert not one.rotator.step()
+    one.age(26 * DAY_S)
+    assert not one.rotator.step()
+    one.age(34 * DAY_S)
+    assert [one.rotator.step(), one.rotator.step()] == [True, False]
+    assert one.file.token() == "k1.2.new"
+    assert load_credential(one.path) == Credential("vm-1", "smbios", "k1.2.new", 30)
+    ((path, _, headers),) = one.aggregator.requests
+    assert (path, headers["Authorization"]) == ("/v1/token", "Bearer k1.1.old")
+
+
+def test_a_fleet_does_not_exchange_all_its_tokens_at_once(tmp_path: Path) -> None:
+    """Enrolled in one hour, they are due over days; each VM always at the same age."""
+    due = []
+    for number in range(40):
+        vm = f"vm-{number}"
+        one = Rotation(tmp_path, *[Reply(200, json.dumps({"vm": vm, "token": "t"}).encode())] * 2, vm=vm)
+        for hours in range(26 * 24, 34 * 24, 12):
+            one.age(hours * 3600.0)
+            if one.rotator.step():
+                due.append(hours)
+                break
+    assert len(due) == 40
+    assert len(set(due)) > 8
+    assert min(due) >= 27 * 24
+    assert max(due) <= 33 * 24 + 12
+
+
+def test_a_token_is_exchanged_when_the_aggregator_asks(tmp_path: Path) -> None:
+    """An answer to a push that says so is passed on as it is, and the exchange comes before the next push."""
+    told = Reply(200, b'{"stored": 1, "token": "rotate"}')
+    one = Rotation(tmp_path, told, NEW)
+    assert one.rotator.watch("/v1/samples", b"{}", {}) == told
+    assert [one.rotator.step(), one.rotator.step()] == [True, False]
+    assert one.file.token() == "k1.2.new"
+
+
+@pytest.mark.parametrize("failure", [UnreachableError("lost"), Reply(503, b""), Reply(401, b""), Reply(200, b"{}")])
+def test_an_exchange_that_fails_leaves_the_token_and_is_tried_later(tmp_path: Path, failure: Reply | Exception) -> None:
+    """A lost answer or a refusal: the old token stays in use, nobody is hammered, and asking again mends it."""
+    one = Rotation(tmp_path, failure, NEW)
+    one.age(40 * DAY_S)
+    assert [one.rotator.step(), one.rotator.step()] == [False, False]
+    assert (one.file.token(), len(one.aggregator.requests)) == ("k1.1.old", 1)
+    one.clock.advance(1_000.0)
+    assert one.rotator.step()
+    assert [headers["Authorization"] for _, _, headers in one.aggregator.requests] == ["Bearer k1.1.old"] * 2
+
+
+def test_a_new_token_that_cannot_be_kept_is_asked_for_again(tmp_path: Path) -> None:
+    """A full disk: the old token counts on, as it does for the aggregator."""
+    one = Rotation(tmp_path, NEW, NEW)
+    one.age(40 * DAY_S)
+    keep = one.save
+
+    def full(fresh: Credential) -> None:
+        raise OSError(28, "No space left on device")
+
+    one.rotator._save = full
+    assert not one.rotator.step()
+    assert one.file.token() == "k1.1.old"
+    one.rotator._save = keep
+    one.clock.advance(1_000.0)
+    assert one.rotator.step()
+
+
+def test_a_clock_that_was_set_back_exchanges_once(tmp_path: Path) -> None:
+    """A token of the future is of unknown age: exchanged, and then it is of today."""
+    one = Rotation(tmp_path, NEW)
+    one.age(-365 * DAY_S)
+    assert [one.rotator.step(), one.rotator.step()] == [True, False]
+    one.age(-60.0)
+    assert not one.rotator.step()
+
+
+def test_nobody_rotates_without_a_token_of_its_own(tmp_path: Path) -> None:
+    """Not enrolled, or another VM's credential on a cloned disk: nothing is sent."""
+    one = Rotation(tmp_path)
+    save_credential(one.path, Credential("vm-2", "smbios", "k1.1.other", 30))
+    one.age(40 * DAY_S)
+    assert (one.file.made_s, one.rotator.step()) == (None, False)
+    one.path.unlink()
+    one.file.refresh()
+    assert (one.file.made_s, one.rotator.step()) == (None, False)

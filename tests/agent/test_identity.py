@@ -85,6 +85,8 @@ def test_a_plain_vm_is_no_container(tmp_path: Path) -> None:
         "12345678-1234-5678-90AB-CDDEEFAABBCC",
         "12345678-1234-1234-1234-123456789abc",
         "11111111-2222-3333-4444-555555555555",
+        "00112233-4455-6677-8899-AABBCCDDEEFF",
+        "deadbeef-dead-beef-dead-beefdeadbeef",
         "Not Settable",
         "",
         UUID[:-1],

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from agent.link import Link, Server, stays_here, tls_context, wire_bytes
+from agent.link import Link, Server, Trust, stays_here, tls_context, wire_bytes
 from agent.push import Reply, UnreachableError
 from agent.settings import ConfigError
 from bench.agent import make_certificate
+from tests.aggregator.certificates import Authority
 
 pytestmark = pytest.mark.real
 
@@ -91,9 +92,17 @@ def hang_up(sock: socket.socket) -> None:
     read_request(sock)
 
 
+def server_context(authority: Authority) -> ssl.SSLContext:
+    """Of a server with a certificate of this authority."""
+    pair = authority.issue("server")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(pair.cert, pair.key)
+    return context
+
+
 @contextmanager
 def link(server: Server, ca: Path | None = None, timeout_s: float = 10.0) -> Iterator[Link]:
-    one = Link(server, context=tls_context(ca) if server.tls else None, timeout_s=timeout_s)
+    one = Link(server, trust=Trust(ca) if server.tls else None, timeout_s=timeout_s)
     try:
         yield one
     finally:
@@ -246,6 +255,81 @@ def test_a_certificate_for_another_name_is_refused(tmp_path: Path) -> None:
         server = Server(True, "localhost", peer.server.port)
         with link(server, ca) as one, pytest.raises(UnreachableError, match="certificate refused"):
             post(one)
+
+
+def test_row_41_another_authority_counts_without_a_restart(tmp_path: Path) -> None:
+    """The old one, both, the new one in the CA file: each connection is verified by what stands there when it opens."""
+    old, new = Authority(tmp_path / "old", "old"), Authority(tmp_path / "new", "new")
+    trusted = tmp_path / "ca.pem"
+    trusted.write_bytes(old.ca.read_bytes())
+    with Peer(serve(times=1), context=server_context(old)) as before, link(before.server, trusted) as one:
+        assert post(one).status == 204
+        trusted.write_bytes(old.ca.read_bytes() + new.ca.read_bytes())
+        assert post(one).status == 204
+    with Peer(serve(times=1), context=server_context(new)) as after:
+        with link(after.server, old.ca) as one, pytest.raises(UnreachableError, match="certificate refused"):
+            post(one)
+        with link(after.server, trusted) as one:
+            assert post(one).status == 204
+            trusted.write_bytes(new.ca.read_bytes())
+            assert post(one).status == 204
+            trusted.write_bytes(old.ca.read_bytes())
+            with pytest.raises(UnreachableError, match="certificate refused"):
+                post(one)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"-----BEGIN CERTIFICATE-----\nhalf"])
+def test_row_41_a_half_written_ca_file_leaves_what_there_was(
+    tmp_path: Path, content: bytes | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The connection opens as before and the log says so; the whole file counts from the next connection on."""
+    ours, other = Authority(tmp_path / "ours", "ours"), Authority(tmp_path / "other", "other")
+    trusted = tmp_path / "ca.pem"
+    trusted.write_bytes(ours.ca.read_bytes())
+    with Peer(serve(times=1), context=server_context(ours)) as peer, link(peer.server, trusted) as one:
+        assert post(one).status == 204
+        if content is None:
+            trusted.unlink()
+        else:
+            trusted.write_bytes(content)
+        assert post(one).status == 204
+        assert "stay in use" in caplog.text
+        trusted.write_bytes(other.ca.read_bytes())
+        with pytest.raises(UnreachableError, match="certificate refused"):
+            post(one)
+
+
+def test_a_server_that_asks_for_a_certificate_is_shown_ours(tmp_path: Path) -> None:
+    """With one of its authority: served, also once it was renewed; with none: unreachable."""
+    authority = Authority(tmp_path / "ours", "ours")
+    context = server_context(authority)
+    context.load_verify_locations(authority.ca)
+    context.verify_mode = ssl.CERT_REQUIRED
+    mine = authority.issue("agent")
+    with Peer(serve(times=1), context=context) as peer:
+        one = Link(peer.server, trust=Trust(authority.ca, cert=mine.cert, key=mine.key), timeout_s=10.0)
+        assert post(one).status == 204
+        authority.issue("renewed", into=mine)
+        assert post(one).status == 204
+        one.close()
+        with link(peer.server, authority.ca) as bare, pytest.raises(UnreachableError, match="TLS"):
+            post(bare)
+
+
+def test_certificates_of_ours_that_cannot_be_used_are_named(tmp_path: Path) -> None:
+    """Absent, of another key, or readable by others: a ConfigError with the path, before anything is sent."""
+    authority = Authority(tmp_path / "ours", "ours")
+    mine, other = authority.issue("mine"), authority.issue("other")
+    for cert, key, named in (
+        (tmp_path / "absent.pem", mine.key, "absent.pem"),
+        (mine.cert, tmp_path / "absent.key", "absent.key"),
+        (mine.cert, other.key, "other.key"),
+    ):
+        with pytest.raises(ConfigError, match=named):
+            Trust(authority.ca, cert=cert, key=key)
+    mine.key.chmod(0o644)
+    with pytest.raises(ConfigError, match="readable by others"):
+        Trust(authority.ca, cert=mine.cert, key=mine.key)
 
 
 def test_plain_text_on_a_tls_port_is_unreachable(tmp_path: Path) -> None:

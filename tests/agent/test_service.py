@@ -12,7 +12,15 @@ from pathlib import Path
 import pytest
 
 from agent.config import AgentConfig
-from agent.enroll import Credential, CredentialFile, Joiner, gather_evidence, load_credential, save_credential
+from agent.enroll import (
+    Credential,
+    CredentialFile,
+    Joiner,
+    Rotator,
+    gather_evidence,
+    load_credential,
+    save_credential,
+)
 from agent.identity import Identity
 from agent.push import Pusher, Quarantine, Reply, Source, UnreachableError
 from agent.sampler import Sampler
@@ -36,19 +44,30 @@ class House:
         self.machine = Machine()
         self.reply: Reply | Exception = Reply(204, b"")
         self.stored: list[int] = []
+        self.requests: list[tuple[str, str]] = []
         self.on_disk_at_push: list[int] = []
         self.aborted = threading.Event()
         self.token_path = folder / "token.json"
         if enrolled:
-            save_credential(self.token_path, Credential(VM, "given", "t", 60))
+            self.save(Credential(VM, "given", "t", 60))
         self.credential = CredentialFile(self.token_path, vm=VM)
         self.credential.refresh()
         self.spool = Spool(folder / "spool", sync=lambda fd: None)
+        self.rotator = Rotator(
+            post=self.post,
+            file=self.credential,
+            save=self.save,
+            vm=VM,
+            every_s=30 * 86_400.0,
+            clock=self.clock.now,
+            mono=self.clock.mono,
+            chance=lambda: 1.0,
+        )
         sources = [Source(self.spool, 60)]
         quarantine = Quarantine(folder / "quarantine")
         self.pusher = Pusher(
             sources=sources,
-            post=self.post,
+            post=self.rotator.watch,
             token=self.credential.token,
             vm=VM,
             boot="boot-1",
@@ -62,7 +81,7 @@ class House:
             join_token=lambda: "join",
             identity=Identity(VM, "given"),
             evidence=gather_evidence(ips=[], macs=[], boot="boot-1"),
-            save=lambda credential: save_credential(self.token_path, credential),
+            save=self.save,
             chance=lambda: 1.0,
         )
         status = Status(
@@ -83,6 +102,7 @@ class House:
             quarantine=quarantine,
             abort=self.aborted.set,
             joiner=joiner if join else None,
+            rotator=self.rotator,
             credential=self.credential,
             status=status,
             status_path=folder / "status.json",
@@ -90,9 +110,17 @@ class House:
             mono=self.clock.mono,
         )
 
+    def save(self, credential: Credential) -> None:
+        """Keeps a token as of now, by the clock of the test."""
+        save_credential(self.token_path, credential)
+        os.utime(self.token_path, (self.clock.now(), self.clock.now()))
+
     def post(self, path: str, body: bytes, headers: Mapping[str, str]) -> Reply:
         if isinstance(self.reply, Exception):
             raise self.reply
+        self.requests.append((path, headers.get("Authorization", "")))
+        if path == "/v1/token":
+            return Reply(200, b'{"vm": "vm-1", "token": "newer"}')
         if path == "/v1/enroll":
             return Reply(201, b'{"vm": "vm-1", "token": "fresh", "interval_s": 60}')
         self.on_disk_at_push.append(sum(path.stat().st_size for path in (self.folder / "spool").glob("*.seg")))
@@ -170,7 +198,7 @@ def test_a_token_that_comes_later_is_used(tmp_path: Path) -> None:
     house.minutes(1)
     assert house.status().enrolment_needed
     assert house.spool.depth == 4
-    save_credential(house.token_path, Credential(VM, "given", "t", 60))
+    house.save(Credential(VM, "given", "t", 60))
     house.minutes(1)
     house.agent.push_once()
     assert house.spool.depth == 0
@@ -192,6 +220,50 @@ def test_the_agent_enrols_itself_with_a_join_token(tmp_path: Path) -> None:
     house.agent.push_once()
     assert house.credential.token() == "fresh"
     assert house.spool.depth == 0
+
+
+def test_an_old_token_is_exchanged_between_two_pushes(house: House) -> None:
+    """No push fails meanwhile: the old token carries the last, the new one the next; the status tells its age."""
+    house.minutes(1)
+    house.agent.push_once()
+    house.clock.advance(40 * 86_400.0)
+    house.agent.tick()
+    house.minutes(3)
+    house.agent.push_once()
+    assert house.requests == [
+        ("/v1/samples", "Bearer t"),
+        ("/v1/token", "Bearer t"),
+        ("/v1/samples", "Bearer newer"),
+    ]
+    house.minutes(1)
+    assert house.status().token_made_s == pytest.approx(house.clock.now() - 60, abs=61)
+    assert house.spool.depth <= 1
+
+
+def test_the_aggregator_may_ask_for_another_token(house: House) -> None:
+    """The samples of the push that was answered so are acknowledged; the next one carries the new token."""
+    house.reply = Reply(200, b'{"stored": 1, "token": "rotate"}')
+    house.minutes(1)
+    house.agent.push_once()
+    assert house.spool.depth == 0
+    house.reply = Reply(204, b"")
+    house.minutes(1)
+    house.agent.push_once()
+    assert [path for path, _ in house.requests] == ["/v1/samples", "/v1/token", "/v1/samples"]
+    assert house.requests[-1][1] == "Bearer newer"
+
+
+def test_a_token_that_is_refused_is_not_exchanged(house: House) -> None:
+    """409 for a clone: it keeps its data and waits to be enrolled, and asks for nothing else."""
+    house.reply = Reply(409, b'{"detail": "two machines"}')
+    house.minutes(1)
+    house.agent.push_once()
+    house.clock.advance(40 * 86_400.0)
+    house.agent.push_once()
+    assert {path for path, _ in house.requests} == {"/v1/samples"}
+    assert house.spool.depth >= 1
+    house.minutes(1)
+    assert house.status().enrolment_needed
 
 
 def test_stopping_ends_both_loops_and_keeps_what_waits(tmp_path: Path) -> None:

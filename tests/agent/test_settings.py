@@ -201,7 +201,7 @@ def test_a_file_that_cannot_be_read_is_named_once(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mode", [0o644, 0o640, 0o602, 0o601])
 def test_a_world_readable_secret_is_refused(tmp_path: Path, mode: int) -> None:
-    """trust.md: not for the group, not for others, in no way; the message names file, mode and remedy."""
+    """Not for the group, not for others, in no way; the message names file, mode and remedy."""
     path = tmp_path / "join.token"
     path.write_text("s3cret\n")
     path.chmod(mode)
@@ -214,6 +214,19 @@ def test_a_world_readable_secret_is_refused(tmp_path: Path, mode: int) -> None:
     assert read_secret(path) == "s3cret"
     path.chmod(0o400)
     assert read_secret(path) == "s3cret"
+
+
+def test_a_credential_of_systemd_is_read_from_its_directory(tmp_path: Path) -> None:
+    """Also where an access list shows as a group's right; its name alone appears in settings and errors."""
+    (tmp_path / "smtp").write_text("s3cret\n")
+    (tmp_path / "smtp").chmod(0o440)
+    given = {"CREDENTIALS_DIRECTORY": str(tmp_path)}
+    path = Path("$CREDENTIALS_DIRECTORY/smtp")
+    assert read_secret(path, given) == "s3cret"
+    with pytest.raises(ConfigError, match=r"^\$CREDENTIALS_DIRECTORY/other: No such file"):
+        read_secret(Path("$CREDENTIALS_DIRECTORY/other"), given)
+    with pytest.raises(ConfigError, match="give the unit a LoadCredential=smtp:FILE"):
+        read_secret(path, {})
 
 
 def test_a_secret_that_is_absent_empty_or_no_text_is_named(tmp_path: Path) -> None:

@@ -134,6 +134,25 @@ def test_a_flipped_bit_costs_one_sample(folder: Path) -> None:
     assert (again.damaged_total, again.depth) == (1, 0)
 
 
+@pytest.mark.parametrize("damaged", [0, 2, 4])
+def test_a_flipped_line_end_costs_what_it_divided(folder: Path, damaged: int) -> None:
+    """Two records run together, or the last one has no end: each is counted, and the queue goes on behind them."""
+    spool = Spool(folder, sync=no_sync)
+    for number in range(5):
+        spool.append(text(number))
+    (segment,) = folder.glob("*.seg")
+    lines = segment.read_bytes().split(b"\n")
+    at = sum(len(line) + 1 for line in lines[: damaged + 1]) - 1
+    content = bytearray(segment.read_bytes())
+    content[at] ^= 0x10
+    segment.write_bytes(content)
+    lost = {damaged, damaged + 1} & set(range(5))
+    assert drain(spool) == [text(number) for number in range(5) if number not in lost]
+    assert (spool.damaged_total, spool.depth) == (len(lost), 0)
+    spool.append(text(9))
+    assert drain(spool) == [text(9)]
+
+
 def test_a_segment_that_is_gone_does_not_block_the_queue(folder: Path) -> None:
     """Somebody deleted the files: what was in them is counted, what comes after is sent."""
     spool = Spool(folder, sync=no_sync)

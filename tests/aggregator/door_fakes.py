@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 
 from agent.sample import Sample
 from agent.wire import encode_batch, encode_sample
+from aggregator.addresses import Proxies, parse_networks
 from aggregator.agents_door import AgentsDoor, AgentsDoorFactory
 from aggregator.decode import Push
 from aggregator.door_parts import DoorLimits, DoorParts
@@ -176,7 +178,7 @@ def answers_in(data: bytes) -> list[Answer]:
 class Bench:
     """A door with fake parts: `connect` opens connections, `clock` moves time."""
 
-    def __init__(self, **limits: Any) -> None:
+    def __init__(self, *, proxies: Sequence[str] = (), **limits: Any) -> None:
         self.clock = Clock()
         self.keys = FakeKeys()
         self.revocations = FakeRevocations()
@@ -184,6 +186,7 @@ class Bench:
         self.buffer = FakeBuffer()
         self.unready: str | None = None
         self.enrolments: list[bytes] = []
+        self.peers: list[str] = []
         self.enroll_answer: Callable[[], Deferred[bytes]] = lambda: succeed(b'{"vm": "a"}')
         self.rotations: list[tuple[str, int]] = []
         self.parts = DoorParts(
@@ -197,22 +200,25 @@ class Bench:
             raw_retention_s=14 * 86400.0,
             clock=lambda: NOW_S,
             limits=DoorLimits(**limits),
+            proxies=Proxies(parse_networks(list(proxies))),
         )
         self.counters = self.parts.counters
         self.factory = AgentsDoorFactory(self.parts, self.clock)
         self.factory.startFactory()
 
-    def _enroll(self, body: bytes) -> Deferred[bytes]:
+    def _enroll(self, body: bytes, peer: str) -> Deferred[bytes]:
         self.enrolments.append(body)
+        self.peers.append(peer)
         return self.enroll_answer()
 
     def _rotate(self, vm: str, generation: int) -> Deferred[bytes]:
         self.rotations.append((vm, generation))
         return succeed(b'{"vm": "%b", "token": "new"}' % vm.encode())
 
-    def connect(self) -> Line:
-        """A new connection."""
-        line = Line(self.factory.buildProtocol(None))
+    def connect(self, host: str | None = None) -> Line:
+        """A new connection, from `host`."""
+        address: Any = None if host is None else IPv4Address("TCP", host, 1024)
+        line = Line(self.factory.buildProtocol(address))
         line.door.makeConnection(line.transport)  # type: ignore[no-untyped-call]
         return line
 

@@ -14,7 +14,7 @@ from aggregator.flush import Flusher
 from aggregator.pending import PendingSummaries
 from aggregator.pool import ChunkDone, partition_of
 from aggregator.rows import NAN, ROW, ROW_BYTES, row_ts
-from aggregator.summary import STATISTIC_COLUMNS, ChunkResult, Figures, Summary, Taken
+from aggregator.summary import STATISTIC_COLUMNS, ChunkResult, Figures, LostStore, Summary, Taken
 
 NOW_S = 1_790_000_000.0
 TS = 1_789_999_980
@@ -96,7 +96,7 @@ class FakeWorkers:
     at_once: bool = True
     stores: dict[str, dict[int, bytes]] = field(default_factory=dict)
     broken: dict[str, str] = field(default_factory=dict)
-    lost: dict[str, str] = field(default_factory=dict)
+    lost: dict[str, LostStore] = field(default_factory=dict)
     chunks: list[tuple[int, list[Taken]]] = field(default_factory=list)
     forgot: list[bool] = field(default_factory=list)
     spares_figures: bool = False
@@ -172,7 +172,9 @@ class NotedPending(PendingSummaries):
 class FlushBench:
     """A flusher with everything around it fake but the buffer and the file of owed summaries."""
 
-    def __init__(self, pending: NotedPending, *, max_rows: int = 1_000, chunk_vms: int = 64) -> None:
+    def __init__(
+        self, pending: NotedPending, *, max_rows: int = 1_000, chunk_vms: int = 64, known_vms: Sequence[str] = ()
+    ) -> None:
         self.events: list[object] = []
         self.now_s = NOW_S
         self.buffer = Buffer(max_rows=max_rows)
@@ -190,4 +192,5 @@ class FlushBench:
             call_in_reactor=lambda call, *arguments: call(*arguments),
             clock=lambda: self.now_s,
             chunk_vms=chunk_vms,
+            known_vms=known_vms,
         )

@@ -16,6 +16,7 @@ from twisted.internet.threads import deferToThread
 
 from agent.settings import parse_host_port
 from agent.wire import encode_batch, encode_sample
+from aggregator.admission import Bound, Kind
 from aggregator.catalogue import Catalogue, Labels
 from aggregator.config import AggregatorConfig
 from aggregator.fleet_db import open_fleet
@@ -89,11 +90,23 @@ class House:
         return await self._ask(ADMIN_ADDRESS_FILE, method, path, b"", {"Authorization": f"Bearer {token}"})
 
     async def enroll(self, vm: str) -> None:
-        """Makes `vm` known; its pushes carry the new token from here on."""
-        body = json.dumps({"join_token": self.join_token, "vm": vm}).encode()
+        """Makes `vm` known; its pushes carry the new token from here on. As often as wanted: an admin means it."""
+        body = json.dumps({"join_token": self.bound_token(vm), "vm": vm}).encode()
         answer = await self.agents("POST", "/v1/enroll", body, content_type="application/json")
         assert answer.status == 201, answer
         self.tokens[vm] = json.loads(answer.body)["token"]
+
+    def bound_token(self, vm: str) -> str:
+        """A new join token for exactly this VM."""
+        engine = open_fleet(None, self.data)
+        try:
+            bound = Bound(Kind.VM, vm)
+            labels = Labels(owner="team")
+            return (
+                Catalogue(engine).mint(now_s=self.clock.now_s, ttl_s=3600.0, uses=1, labels=labels, bound=bound).token
+            )
+        finally:
+            engine.dispose()
 
     async def push(self, vm: str, *times: int, boot: str = "a", cpu: float = 0.03, body: bytes | None = None) -> Answer:
         """Pushes a sample for each time; enrols the VM at its first push."""

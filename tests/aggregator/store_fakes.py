@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterable, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from aggregator.histogram import Ints
 from aggregator.rollup import ABSENT
 from aggregator.rows import NAN, ROW, SAMPLE_COLUMNS
 from aggregator.store_files import store_path
+from aggregator.store_verify import write_checks
 from aggregator.summary import METRICS, ChunkResult, Taken, WorkerSettings
 from aggregator.worker import FlushWorker
 
@@ -110,6 +113,14 @@ def share(vm_id: str, rows: bytes, **changes: Any) -> Taken:
 def flush(worker: FlushWorker, *shares: Taken, now_s: float = START_S, may_forget: bool = True) -> ChunkResult:
     """One flush of these VMs."""
     return worker.flush(shares, now_s=now_s, may_forget=may_forget)
+
+
+def change(path: Path, statement: str, *values: object, reseal: bool = False) -> None:
+    """Changes a store behind the worker's back; `reseal`: with new sums, as if the worker itself had written it so."""
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute(statement, values)
+        if reseal:
+            write_checks(connection)
 
 
 def fill(data_dir: Path, vm_id: str, rows: bytes, **changes: Any) -> Path:

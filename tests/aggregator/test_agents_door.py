@@ -17,6 +17,7 @@ from aggregator.record import decode_record
 from tests.aggregator.door_fakes import (
     NOW_S,
     OTHER_VM,
+    TOKEN,
     TS,
     VM,
     Added,
@@ -80,7 +81,7 @@ def test_a_lost_ack_is_answered_as_a_duplicate() -> None:
     assert bench.counters.duplicates == 1
 
 
-def test_conflicts_are_counted_and_told() -> None:
+def test_row_27_conflicts_are_counted_and_told() -> None:
     """Fault 27 at the door: the first sample of a time stays, the answer and a counter say so."""
     bench = Bench()
     bench.buffer.answers = [Added(1, 0, 1)]
@@ -439,3 +440,50 @@ def test_a_token_once_verified_counts_for_its_connection_and_its_vm_alone() -> N
     line.send(request())
     assert statuses(line) == [204, 204, 204, 401, 401, 204, 401]
     assert bench.ask(request(fallow_vm=OTHER_VM)).status == 401
+
+
+def test_an_enrolment_comes_with_the_address_it_comes_from() -> None:
+    """The peer of the connection; what a stranger writes into X-Forwarded-For is not believed."""
+    bench = Bench()
+    line = bench.connect()
+    line.door.peer = "192.0.2.7"
+    line.send(request(b"{}", path="/v1/enroll", x_forwarded_for="10.0.0.1"))
+    assert bench.peers == ["192.0.2.7"]
+
+
+def test_rotations_are_bounded_as_enrolments_are() -> None:
+    """A key that is changed sends the whole fleet for new tokens: above so many at once, 429."""
+    bench = Bench(enrolments=1)
+    bench.enroll_answer = Deferred
+    bench.connect().send(request(b"{}", path="/v1/enroll"))
+    answer = bench.ask(request(path="/v1/token", body=b""))
+    assert (answer.status, answer.reason, bench.rotations) == (429, "enrolments", [])
+
+
+def test_a_token_of_a_key_that_is_to_go_is_told_to_rotate() -> None:
+    """The push is stored and acknowledged; 200 says so, for each push until the token is a new one."""
+    bench = Bench()
+    bench.parts.is_outdated = lambda token: token == TOKEN.encode()
+    line = bench.connect()
+    for _ in range(2):
+        line.send(request())
+    line.send(request(authorization=f"Bearer token-2-of-{VM}"))
+    told = {"stored": 1, "duplicate": 0, "conflict": 0, "rejected": [], "token": "rotate"}
+    first, second, third = line.answers()
+    assert [(one.status, one.document) for one in (first, second)] == [(200, told)] * 2
+    assert (third.status, len(bench.buffer.pushes), bench.counters.outdated_tokens) == (204, 3, 2)
+
+
+def test_changed_keys_count_on_open_connections_too() -> None:
+    """A token that was verified once is verified again when the key file has changed."""
+    bench = Bench()
+    line = bench.connect()
+    line.send(request())
+
+    class NoKeys:
+        def verify(self, vm_id: str, token: bytes, /) -> int | None:
+            return None
+
+    bench.parts.keys = NoKeys()
+    line.send(request())
+    assert statuses(line) == [204, 401]

@@ -5,11 +5,8 @@ from __future__ import annotations
 import pytest
 
 from aggregator.door_parts import connections_for
-from tests.aggregator.door_fakes import (
-    Bench,
-    Line,
-    request,
-)
+from aggregator.http import Request
+from tests.aggregator.door_fakes import OTHER_VM, Bench, Line, push_body, request
 
 HEALTH = b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n"
 
@@ -18,7 +15,7 @@ def statuses(line: Line) -> list[int]:
     return [answer.status for answer in line.answers()]
 
 
-def test_slowloris_is_cut_at_a_total_deadline() -> None:
+def test_row_31_slowloris_is_cut_at_a_total_deadline() -> None:
     """Fault 31: a byte a second does not put off the deadline; 408 and the end, 30 s after the first byte."""
     bench = Bench()
     line = bench.connect()
@@ -58,6 +55,17 @@ def test_a_finished_request_ends_its_deadline() -> None:
     assert statuses(line) == [204] * 20
 
 
+def test_row_31_a_connection_that_asks_nothing_is_not_idle_but_slow() -> None:
+    """Until its first answer it has the time of a request: a TLS handshake at a byte a second comes to nothing."""
+    bench = Bench()
+    line = bench.connect()
+    bench.clock.pump([1.0] * 29)
+    assert not line.closed
+    bench.clock.pump([1.0] * 2)
+    assert line.closed
+    assert line.sent == b""
+
+
 def test_idle_connections_end_after_their_own_time() -> None:
     """150 s without a request, not 30: an agent that comes every minute keeps its connection."""
     bench = Bench()
@@ -86,7 +94,7 @@ def test_a_push_the_disk_does_not_take_in_time_is_503() -> None:
     assert len(bench.buffer.pushes) == 2
 
 
-def test_a_client_that_never_reads_is_closed() -> None:
+def test_row_32_a_client_that_never_reads_is_closed() -> None:
     """Fault 32: once the answers do not leave, nothing more is read, and after the deadline it is over."""
     bench = Bench()
     line = bench.connect()
@@ -102,6 +110,7 @@ def test_a_client_that_reads_late_goes_on() -> None:
     """Read answers end the pause."""
     bench = Bench()
     line = bench.connect()
+    line.send(request())
     line.transport.producer.pauseProducing()
     bench.clock.pump([1.0] * 20)
     line.transport.producer.resumeProducing()
@@ -161,6 +170,84 @@ def test_near_the_bound_answers_ask_to_close() -> None:
     first.door.connectionLost()
     lines[0].send(request())
     assert "connection" not in lines[0].answers()[0].headers
+
+
+def test_an_address_may_not_take_all_connections() -> None:
+    """One too many of an address is 429 with Retry-After and closed; others are welcome, and so is it once one left."""
+    bench = Bench(connections=100, per_address=3)
+    lines = [bench.connect("198.51.100.7") for _ in range(3)]
+    extra = bench.connect("198.51.100.7")
+    (answer,) = extra.answers()
+    assert (answer.status, answer.reason, answer.headers["connection"]) == (429, "per-address", "close")
+    assert int(answer.headers["retry-after"]) > 0
+    assert extra.closed
+    assert bench.connect("198.51.100.8").answers() == []
+    extra.door.connectionLost()
+    lines[0].door.connectionLost()
+    assert bench.connect("198.51.100.7").answers() == []
+    assert bench.counters.connections_refused == 1
+
+
+def test_far_too_many_of_an_address_are_dropped_without_an_answer() -> None:
+    """Those being refused are bounded too, of each address."""
+    bench = Bench(connections=100, per_address=3)
+    lines = [bench.connect("198.51.100.7") for _ in range(5)]
+    assert [line.aborted for line in lines] == [False] * 4 + [True]
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "10.1.2.3", "::ffff:10.1.2.3"])
+def test_loopback_and_proxies_are_not_counted_by_address(host: str) -> None:
+    """Behind them is everybody; the bound of all holds for them as well."""
+    bench = Bench(connections=50, per_address=3, proxies=["10.0.0.0/8"])
+    lines = [bench.connect(host) for _ in range(51)]
+    assert [bool(line.answers()) for line in lines] == [False] * 50 + [True]
+
+
+def test_a_token_may_not_fill_the_journals_queue() -> None:
+    """One push too many of a VM on its way to the disk: 429 with Retry-After; of others, and later: taken."""
+    bench = Bench(per_token=2)
+    bench.journal.at_once = False
+    lines = [bench.connect() for _ in range(4)]
+    for line in lines[:3]:
+        line.send(request())
+    (answer,) = lines[2].answers()
+    assert (answer.status, answer.reason) == (429, "per-token")
+    assert int(answer.headers["retry-after"]) > 0
+    lines[3].send(request(push_body(vm=OTHER_VM), fallow_vm=OTHER_VM, authorization=f"Bearer token-of-{OTHER_VM}"))
+    bench.journal.commit()
+    assert [statuses(line) for line in lines] == [[204], [204], [429], [204]]
+    bench.journal.at_once = True
+    lines[2].send(request())
+    assert statuses(lines[2]) == [429, 204]
+    assert bench.factory.in_flight == {}
+
+
+@pytest.mark.parametrize("trouble", ["durable", "append"])
+def test_a_push_that_fails_is_counted_out(trouble: str) -> None:
+    """Whether the journal refuses it later or breaks at once: nothing stays claimed."""
+    bench = Bench(per_token=1)
+    if trouble == "durable":
+        bench.journal.error = OSError("disk full")
+    else:
+        bench.journal.breaks = ValueError("a bug")
+    line = bench.connect()
+    line.send(request() * 3)
+    assert statuses(line) == ([503] * 3 if trouble == "durable" else [500])
+    assert bench.factory.in_flight == {}
+
+
+def test_the_address_of_a_request_is_the_peers_or_what_a_proxy_says() -> None:
+    """X-Forwarded-For counts of a configured proxy alone, its lines joined."""
+    bench = Bench(proxies=["10.0.0.0/8"])
+
+    def address(peer: str, header: bytes) -> str:
+        asked = Request(b"POST", b"/v1/enroll", b"", b"", b"", b"", b"", True, header)
+        return bench.connect(peer).door.peer_address(asked)
+
+    assert address("198.51.100.7", b"10.0.0.1") == "198.51.100.7"
+    assert address("10.0.0.1", b"6.6.6.6, 198.51.100.7") == "198.51.100.7"
+    assert address("10.0.0.1", b"") == "10.0.0.1"
+    assert address("10.0.0.1", b"\xff") == "10.0.0.1"
 
 
 @pytest.mark.parametrize(("fds", "connections"), [(40, 20), (1024, 768), (20_000, 19_744), (1, 1)])

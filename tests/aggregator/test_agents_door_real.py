@@ -90,7 +90,7 @@ def test_the_answer_to_a_body_too_large_arrives(tmp_path: Path) -> None:
 
 
 @pytest.mark.real
-def test_a_real_client_that_never_reads_is_closed(tmp_path: Path) -> None:
+def test_row_32_a_real_client_that_never_reads_is_closed(tmp_path: Path) -> None:
     """Fault 32 over TCP: answers pile up until the kernel takes no more; the door stops reading, then closes."""
     ask = request(b"", method="GET", path="/nothing-here-" + "x" * 100)
     with served(tmp_path, request_s=1.0, sweep_s=0.1) as address, socket.socket() as sock:
@@ -102,7 +102,7 @@ def test_a_real_client_that_never_reads_is_closed(tmp_path: Path) -> None:
 
 
 @pytest.mark.real
-def test_slow_clients_are_cut_and_others_served(tmp_path: Path) -> None:
+def test_row_31_slow_clients_are_cut_and_others_served(tmp_path: Path) -> None:
     """Fault 31 over TCP: many connections at a byte now and then do not keep a push waiting, and end."""
     with served(tmp_path, request_s=1.0, sweep_s=0.1) as address:
         slow = [socket.create_connection(address, timeout=20) for _ in range(200)]
@@ -119,7 +119,7 @@ def test_slow_clients_are_cut_and_others_served(tmp_path: Path) -> None:
 
 
 @pytest.mark.real
-def test_an_fd_limit_of_40_refuses_and_recovers(tmp_path: Path) -> None:
+def test_row_20_an_fd_limit_of_40_refuses_and_recovers(tmp_path: Path) -> None:
     """Fault 20: with descriptors exhausted new connections are refused or wait; once there are some, all is well."""
     with served(tmp_path, fds=40, connections=10_000) as address:
         held = [socket.create_connection(address, timeout=20) for _ in range(100)]
@@ -140,7 +140,7 @@ def test_an_fd_limit_of_40_refuses_and_recovers(tmp_path: Path) -> None:
 
 
 @pytest.mark.real
-def test_our_own_bound_answers_below_the_fd_limit(tmp_path: Path) -> None:
+def test_row_20_our_own_bound_answers_below_the_fd_limit(tmp_path: Path) -> None:
     """Fault 20 with the bound derived from the limit: the surplus reads 503, and those held are served."""
     with served(tmp_path, fds=60, connections=connections_for(60)) as address:
         held = [socket.create_connection(address, timeout=20) for _ in range(connections_for(60))]

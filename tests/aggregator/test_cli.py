@@ -122,7 +122,7 @@ def test_usage_errors_are_2(capsys: pytest.CaptureFixture[str], words: tuple[str
 def test_intervals_zero_negative_or_5_parsecs_are_2(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, text: str
 ) -> None:
-    """trust.md: interval 0, negative or "5 parsecs" exit 2, given as an option or in the file; the message names it."""
+    """Interval 0, negative or "5 parsecs" exit 2, given as an option or in the file; the message names it."""
     for words in (("--flush-interval", text), (f"--flush-interval={text}",)):
         status, out, err = usage(capsys, "run", *words)
         assert (status, out) == (2, "")
@@ -135,7 +135,7 @@ def test_intervals_zero_negative_or_5_parsecs_are_2(
 
 
 def test_an_unknown_key_is_2_and_named(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    """trust.md: unknown key exit 2 naming it; all mistakes at once, each on a line of its own."""
+    """Unknown key exit 2 naming it; all mistakes at once, each on a line of its own."""
     file = tmp_path / "aggregator.toml"
     file.write_text('colour = "red"\n[flush]\nintervall = "5min"\nworkers = 0\n')
     status, out, err = usage(capsys, "run", "--config", str(file), "--listen", "nowhere")
@@ -161,7 +161,7 @@ def test_a_file_that_cannot_be_read_is_2_and_named(
 
 
 def test_a_password_in_an_open_file_is_2(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    """trust.md: world-readable secret refused; the password is not repeated."""
+    """World-readable secret refused; the password is not repeated."""
     file = tmp_path / "aggregator.toml"
     file.write_text('[fleet]\nurl = "postgresql+psycopg://u:s3cret@db/fallow"\n')
     file.chmod(0o644)
@@ -197,7 +197,7 @@ def test_run_stop_and_start_again(tmp_path: Path) -> None:
 
 @pytest.mark.real
 def test_a_second_daemon_on_the_same_data_directory_is_1(tmp_path: Path) -> None:
-    """trust.md: a second daemon on the same data directory: exit 1 by file lock; the first goes on."""
+    """A second daemon on the same data directory: exit 1 by file lock; the first goes on."""
     with daemon(tmp_path) as first:
         status, err = ended(tmp_path)
         assert status == 1
@@ -214,7 +214,7 @@ def test_a_second_daemon_on_the_same_data_directory_is_1(tmp_path: Path) -> None
 
 @pytest.mark.real
 def test_a_world_readable_secret_is_2(tmp_path: Path) -> None:
-    """trust.md: world-readable secret refused: the TLS key, token.key and admin.token."""
+    """World-readable secret refused: the TLS key, token.key and admin.token."""
     data = tmp_path / "data"
     pair = make_pair(tmp_path, "door")
     with daemon(data, "--tls-cert", str(pair.cert), "--tls-key", str(pair.key)):
@@ -252,7 +252,7 @@ def test_a_data_directory_that_is_a_file_is_2(tmp_path: Path) -> None:
 
 
 @pytest.mark.real
-def test_a_journal_of_another_version_is_1_and_named(tmp_path: Path) -> None:
+def test_row_42_a_journal_of_another_version_is_1_and_named(tmp_path: Path) -> None:
     """Fault 42: refused loudly, and left as it is."""
     (tmp_path / "journal").mkdir()
     strange = tmp_path / "journal" / "00000001.seg"
@@ -300,7 +300,7 @@ time.time = lambda: _now() - (365 * 86400 if os.path.exists(os.environ["CLOCK_SE
 
 
 @pytest.mark.real
-def test_fault_22_a_clock_set_back_by_a_year_stops_no_timer(tmp_path: Path) -> None:
+def test_row_22_a_clock_set_back_by_a_year_stops_no_timer(tmp_path: Path) -> None:
     """Flushes go on: timers do not count on the wall clock."""
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "sitecustomize.py").write_text(MOVED_CLOCK)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import fields
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -58,14 +59,24 @@ def test_everything_can_be_set() -> None:
             "data": "/srv/a",
             "listen": "[::]:1",
             "admin": "localhost:0",
-            "tls": {"cert": "c.pem", "key": "k.pem"},
+            "tls": {"cert": "c.pem", "key": "k.pem", "client_ca": "a.pem"},
+            "plain_behind_proxy": True,
+            "proxies": ["10.0.0.0/28", "::1"],
             "fleet": {"url": "postgresql+psycopg://db/fallow"},
             "flush": {"interval": "30s", "workers": 3},
             "summary": {"windows": ["14d", "1d"]},
             "retention": {"raw": "7d", "hours": "30d"},
             "buffer": {"samples": 5},
             "journal": {"segment": "1MiB"},
-            "limits": {"connections": 6, "batch_samples": 7, "body": "8KiB", "headers": 9, "request_time": "10s"},
+            "limits": {
+                "connections": 6,
+                "per_address": 3,
+                "per_token": 2,
+                "batch_samples": 7,
+                "body": "8KiB",
+                "headers": 9,
+                "request_time": "10s",
+            },
         }
     )
     assert config == AggregatorConfig(
@@ -74,6 +85,9 @@ def test_everything_can_be_set() -> None:
         admin=("localhost", 0),
         tls_cert=Path("c.pem"),
         tls_key=Path("k.pem"),
+        tls_client_ca=Path("a.pem"),
+        plain_behind_proxy=True,
+        proxies=(ip_network("10.0.0.0/28"), ip_network("::1")),
         fleet_url="postgresql+psycopg://db/fallow",
         flush_interval_s=30.0,
         flush_workers=3,
@@ -83,6 +97,8 @@ def test_everything_can_be_set() -> None:
         buffer_samples=5,
         segment_bytes=1 << 20,
         connections=6,
+        per_address=3,
+        per_token=2,
         batch_samples=7,
         body_bytes=8 << 10,
         header_bytes=9,
@@ -109,7 +125,7 @@ def test_unknown_keys_are_named() -> None:
     "text", ["0s", "-5s", "5 parsecs", "", "15", "1e3s", "101000d", "9" * 400 + "d", 900, True, None]
 )
 def test_intervals_that_are_none_are_refused(text: object) -> None:
-    """trust.md: interval 0, negative or '5 parsecs'; also no unit, and more than any clock can count."""
+    """Interval 0, negative or '5 parsecs'; also no unit, and more than any clock can count."""
     (problem,) = problems({"flush": {"interval": text}})
     assert problem.startswith("aggregator.toml: flush.interval: ")
     if isinstance(text, str):
@@ -129,6 +145,16 @@ def test_intervals_that_are_none_are_refused(text: object) -> None:
         ("listen", "127.0.0.1:65536"),
         ("admin", "127.0.0.1:http"),
         ("tls.cert", False),
+        ("tls.client_ca", ""),
+        ("plain_behind_proxy", "yes"),
+        ("plain_behind_proxy", 1),
+        ("proxies", 5),
+        ("proxies", ["10.0.0.0/40"]),
+        ("proxies", ["10.0.0.1/8"]),
+        ("proxies", ["proxy.example"]),
+        ("proxies", [10]),
+        ("limits.per_address", 0),
+        ("limits.per_token", 0),
         ("fleet.url", ""),
         ("flush.workers", 0),
         ("flush.workers", -1),
@@ -176,6 +202,31 @@ def test_every_mistake_is_reported_at_once() -> None:
         "aggregator.toml: flush.workers",
         "retention.hours: shorter than the longest of summary.windows",
         "tls.cert and tls.key: one needs the other",
+    ]
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0:1", "[::]:1", "192.0.2.1:0", "example.org:80"])
+@pytest.mark.parametrize("key", ["listen", "admin"])
+def test_plain_text_for_other_machines_is_refused(key: str, address: str) -> None:
+    """Neither door listens without TLS off loopback, unless told so; the message names setting, key and option."""
+    (problem,) = problems({key: address})
+    assert problem.startswith(f"{key}: {address} would be plain text")
+    assert "tls.cert and tls.key, or plain_behind_proxy (--plain-behind-proxy)" in problem
+    assert problems({}, **{key: address}) == [problem]
+    assert parse({key: address}, plain_behind_proxy="true").plain_behind_proxy
+    assert parse({key: address, "tls": {"cert": "c", "key": "k"}}).listening.tls is not None
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "127.9.9.9:1", "[::1]:1", "localhost:0", "LocalHost:0"])
+def test_plain_text_on_loopback_needs_no_permission(address: str) -> None:
+    """What stays on the machine is read by nobody on the way."""
+    assert parse({"listen": address, "admin": address}).listening.tls is None
+
+
+def test_certificates_of_agents_need_one_of_the_aggregator() -> None:
+    """Nobody shows a certificate in plain text."""
+    assert problems({"tls": {"client_ca": "a.pem"}}) == [
+        "tls.client_ca: certificates of agents need tls.cert and tls.key"
     ]
 
 
@@ -228,7 +279,7 @@ def test_the_document_lists_exactly_the_settings_of_the_aggregator() -> None:
         if key != "data" and cells[2].startswith("`"):
             assert item.metadata["parse"](cells[2].strip("`")) == getattr(base, item.name)
         elif key != "data":
-            assert getattr(base, item.name) is None
+            assert getattr(base, item.name) in (None, ())
         assert cells[3]
 
 
@@ -263,7 +314,7 @@ def nested(values: Mapping[str, object]) -> dict[str, Any]:
 
 @pytest.mark.parametrize(("url", "is_refused"), [("postgresql://u:pw@db/x", True), ("postgresql://u@db/x", False)])
 def test_a_file_with_a_password_that_others_may_read_is_refused(tmp_path: Path, url: str, is_refused: bool) -> None:
-    """trust.md: a world-readable secret is refused, also inside a settings file."""
+    """A world-readable secret is refused, also inside a settings file."""
     path = tmp_path / "aggregator.toml"
     path.touch(mode=0o644)
     path.chmod(0o644)

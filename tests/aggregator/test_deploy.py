@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from aggregator.__main__ import build_parser
+from aggregator.addresses import per_address_of
 from aggregator.config import AggregatorConfig
 from aggregator.decode import DecodeLimits
 from aggregator.door_parts import DoorLimits
@@ -61,10 +62,11 @@ def test_every_commented_setting_shows_its_default() -> None:
     """Without the comment signs it parses and, but for what it calls examples, changes nothing."""
     config, default = AggregatorConfig.parse(uncommented(), source="aggregator.toml"), AggregatorConfig()
     shown = {item.name for item in fields(config) if getattr(config, item.name) != getattr(default, item.name)}
-    limits = {"batch_samples", "body_bytes", "header_bytes", "request_s"}
-    assert shown == {"tls_cert", "tls_key", "fleet_url", "connections", *limits}
+    limits = {"connections", "per_address", "per_token", "batch_samples", "body_bytes", "header_bytes", "request_s"}
+    assert shown == {"tls_cert", "tls_key", "tls_client_ca", "proxies", "fleet_url", *limits}
     assert config.fleet_url == f"sqlite:///{default.data_dir}/fleet.db"
     door = DoorLimits()
+    assert (config.per_token, config.per_address) == (door.per_token, per_address_of(config.connections or 0))
     assert (config.request_s, config.header_bytes) == (door.request_s, door.http.head_bytes)
     assert (config.body_bytes, config.batch_samples) == (door.http.body_bytes, DecodeLimits().samples)
 
@@ -115,6 +117,23 @@ def test_systemd_understands_the_unit(name: str, tmp_path: Path) -> None:
     )
     # Other units of the machine are read along: what is said about those is not meant here.
     assert (done.returncode, [line for line in done.stderr.splitlines() if name in line]) == (0, [])
+
+
+@pytest.mark.real
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze (Debian: systemd)")
+@pytest.mark.parametrize("name", sorted(path.name for path in DEPLOY.glob("*.service")))
+def test_the_handbook_tells_how_far_the_unit_is_confined(name: str) -> None:
+    """docs/operations.md has the figure of `systemd-analyze security`, and it is one of an unexposed service."""
+    done = subprocess.run(
+        ["systemd-analyze", "security", "--offline=true", str(DEPLOY / name)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    found = re.search(r"Overall exposure level for \S+: (\d+\.\d) OK", done.stdout)
+    assert found is not None, done.stdout[-300:]
+    handbook = (DEPLOY.parent / "docs" / "operations.md").read_text(encoding="utf-8")
+    assert f"| `{name}` | {found[1]} |" in handbook
 
 
 # The proxy

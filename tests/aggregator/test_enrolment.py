@@ -1,4 +1,4 @@
-"""What an agent may say when it enrols: bad input gets the answer that trust.md names for it."""
+"""What an agent may say when it enrols: bad input gets the answer that is its own."""
 
 from __future__ import annotations
 
@@ -111,6 +111,27 @@ def test_what_is_not_well_formed_is_400(body: bytes) -> None:
 def test_what_is_out_of_range_is_422(changed: dict[str, Any]) -> None:
     """A wrong type, size, character or VM id: 422."""
     assert status(json.dumps({**GOOD, **changed}).encode()) == 422
+
+
+@pytest.mark.parametrize(
+    "vm_id",
+    [
+        "00000000-0000-0000-0000-000000000000",
+        "ffffffff-ffff-ffff-ffff-ffffffffffff",
+        "03000200-0400-0500-0006-000700080009",
+        "00020003-0004-0005-0006-000700080009",
+        "12345678-1234-5678-90ab-cddeefaabbcc",
+        "0" * 32,
+        "iid-datasource-none",
+        "uninitialized",
+        "not-settable",
+    ],
+)
+def test_a_known_placeholder_is_422(vm_id: str) -> None:
+    """Known placeholder UUIDs are refused: as one identity they would be many machines."""
+    with pytest.raises(Refused, match="many machines") as caught:
+        decode_enrolment(json.dumps({"join_token": "x", "vm": vm_id}).encode())
+    assert (caught.value.problem.status, caught.value.problem.reason) == (422, "placeholder")
 
 
 @pytest.mark.parametrize("number", ["1e400", "9" * 5_000, "-" + "9" * 5_000])

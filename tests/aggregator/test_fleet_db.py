@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
-import io
+import hashlib
 import shutil
 import sqlite3
 import stat
@@ -19,14 +18,13 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from alembic.config import Config
-from alembic.operations import Operations
-from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy.dialects import postgresql
 
 import aggregator
 from agent.settings import ConfigError
 from aggregator import fleet_db
+from aggregator.catalogue import Catalogue
+from aggregator.enrolment import Enrolment
 from aggregator.fleet import metadata, vm
 from aggregator.fleet_db import (
     FLEET,
@@ -38,6 +36,7 @@ from aggregator.fleet_db import (
     open_fleet_read_only,
     reading,
 )
+from aggregator.problems import Refused
 from tests.schemas import differences, sqlite_statements
 
 SCRIPTS = Path(aggregator.__file__).parent / "migrations"
@@ -58,13 +57,13 @@ def later(tmp_path: Path) -> Schema:
     """The migrations of a later version of the program: one more step."""
     scripts = tmp_path / "later"
     shutil.copytree(SCRIPTS, scripts, ignore=shutil.ignore_patterns("__pycache__"))
-    (scripts / "versions" / "0002_more.py").write_text(
+    (scripts / "versions" / "0003_more.py").write_text(
         "import sqlalchemy as sa\nfrom alembic import op\n"
-        "revision = '0002'\ndown_revision = '0001'\n"
+        "revision = '0003'\ndown_revision = '0002'\n"
         "def upgrade():\n    op.add_column('vm', sa.Column('more', sa.Text()))\n",
         encoding="utf-8",
     )
-    return replace(FLEET, scripts=scripts, head="0002")
+    return replace(FLEET, scripts=scripts, head="0003")
 
 
 def test_migrations_lead_to_the_tables_of_the_code(tmp_path: Path) -> None:
@@ -78,32 +77,32 @@ def test_migrations_lead_to_the_tables_of_the_code(tmp_path: Path) -> None:
     assert sqlite_statements(tmp_path / "fleet.db") == sqlite_statements(tmp_path / "made" / "fleet.db")
 
 
-def test_migrations_lead_to_the_same_tables_on_postgresql() -> None:
-    """The SQL that would run on PostgreSQL, comments included, is that of `fleet.metadata`."""
-    migrated, created = io.StringIO(), []
-    context = MigrationContext.configure(
-        dialect_name="postgresql", opts={"as_sql": True, "output_buffer": migrated, "literal_binds": True}
-    )
-    steps = sorted((SCRIPTS / "versions").glob("*.py"))
-    with Operations.context(context):
-        for number, path in enumerate(steps):
-            spec = importlib.util.spec_from_file_location(f"step_{number}", path)
-            assert spec is not None
-            assert spec.loader is not None
-            step = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(step)
-            step.upgrade()
-    postgresql_dialect: Any = postgresql.dialect
-    dialect = postgresql_dialect()
-    engine = sa.create_mock_engine(
-        "postgresql+psycopg://", lambda sql, *_, **__: created.append(str(sql.compile(dialect=dialect)))
-    )
-    metadata.create_all(engine, checkfirst=False)
-
-    def statements(text: str) -> set[str]:
-        return {" ".join(part.split()) for part in text.split(";\n") if part.strip()}
-
-    assert statements(migrated.getvalue()) == statements(";\n".join(created) + ";\n")
+def test_join_tokens_of_an_older_database_stay_usable(tmp_path: Path) -> None:
+    """A database of the first schema is brought up: its join tokens let VMs in, can be listed and revoked."""
+    first = replace(FLEET, head="0001")
+    engine = open_fleet(None, tmp_path)
+    migrate(engine, first)
+    token = "join-of-before"
+    digest = hashlib.sha256(token.encode()).hexdigest()
+    with engine.begin() as connection:
+        connection.exec_driver_sql(
+            "INSERT INTO join_token (secret_sha256, created_s, expires_s, uses_left, labels) VALUES (?, ?, ?, ?, ?)",
+            (digest, 1.0, 1e10, 2, '{"owner": "web"}'),
+        )
+        connection.execute(sa.insert(vm).values(vm_id="kept"))
+    migrate(engine)
+    catalogue = Catalogue(engine)
+    assert catalogue.enroll(Enrolment(join_token=token, vm="a"), now_s=5.0) == 1
+    record = catalogue.vm("a")
+    assert record is not None
+    assert (record.owner, catalogue.vm("kept") is not None) == ("web", True)
+    (known,) = catalogue.join_tokens()
+    assert (known.id, known.uses, known.uses_left, known.bound) == (digest[:8], 2, 1, None)
+    assert catalogue.revoke_join_token(known.id, now_s=6.0)
+    with pytest.raises(Refused, match="was revoked"):
+        catalogue.enroll(Enrolment(join_token=token, vm="b"), now_s=7.0)
+    engine.dispose()
+    assert (tmp_path / "fleet.db.0001.bak").exists()
 
 
 def test_head_is_the_newest_step() -> None:
@@ -196,17 +195,17 @@ def test_an_upgrade_leaves_a_copy_of_what_was(tmp_path: Path, later: Schema) -> 
         migrate(engine, later)
         with reading(engine) as connection:
             assert connection.exec_driver_sql("SELECT vm_id, more FROM vm").all() == [("a", None)]
-    copy = tmp_path / "fleet.db.0001.bak"
+    copy = tmp_path / "fleet.db.0002.bak"
     assert stat.S_IMODE(copy.stat().st_mode) == 0o600
     with sqlite3.connect(copy) as connection_before:
         assert connection_before.execute("SELECT vm_id FROM vm").fetchall() == [("a",)]
-        assert connection_before.execute("SELECT version_num FROM alembic_version").fetchall() == [("0001",)]
+        assert connection_before.execute("SELECT version_num FROM alembic_version").fetchall() == [("0002",)]
     connection_before.close()
 
 
 def test_an_upgrade_that_fails_changes_nothing(tmp_path: Path, later: Schema) -> None:
     """A step that breaks off halfway leaves the schema and the revision of before."""
-    step = later.scripts / "versions" / "0002_more.py"
+    step = later.scripts / "versions" / "0003_more.py"
     step.write_text(step.read_text() + "    raise RuntimeError('halfway')\n", encoding="utf-8")
     with fleet(tmp_path) as engine:
         before = sqlite_statements(tmp_path / "fleet.db")
@@ -220,7 +219,7 @@ def test_a_newer_database_is_refused(tmp_path: Path, later: Schema) -> None:
     """Neither the daemon nor the report touches a database of a later version, and both say so."""
     with fleet(tmp_path) as engine:
         migrate(engine, later)
-        with pytest.raises(ConfigError, match=r"fleet\.db: has schema 0002, newer than the 0001"):
+        with pytest.raises(ConfigError, match=r"fleet\.db: has schema 0003, newer than the 0002"):
             migrate(engine)
     with pytest.raises(ConfigError, match="newer"):
         open_fleet_read_only(None, tmp_path)
@@ -230,7 +229,7 @@ def test_an_older_database_is_not_read(tmp_path: Path, monkeypatch: pytest.Monke
     """The report refuses a database that waits for its upgrade, and names what brings it."""
     with fleet(tmp_path):
         pass
-    monkeypatch.setattr(fleet_db, "FLEET", replace(FLEET, head="0002"))
+    monkeypatch.setattr(fleet_db, "FLEET", replace(FLEET, head="0003"))
     with pytest.raises(ConfigError, match="start its fallow-aggregator run once"):
         open_fleet_read_only(None, tmp_path)
 

@@ -8,9 +8,10 @@ import pytest
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
-from aggregator.flush import FlushReport
+from aggregator.flush import CHUNK_VMS, VERIFY_EVERY_S, FlushReport, chunk_vms_for
 from aggregator.pending import PendingSummaries
 from aggregator.pool import partition_of
+from aggregator.summary import LostStore, Taken
 from tests.aggregator.flush_fakes import NOW_S, TS, FlushBench, NotedPending, push, times_of
 
 VMS = [f"vm-{number}" for number in range(6)]
@@ -90,7 +91,14 @@ def test_every_vm_goes_to_its_own_partition_in_chunks_sorted_by_id(tmp_path: Pat
     assert all(vms == sorted(vms) for vms in by_partition.values())
 
 
-def test_a_store_that_fails_keeps_its_rows_and_the_journal(bench: FlushBench) -> None:
+def test_row_20_a_chunk_is_no_larger_than_the_descriptors_allow() -> None:
+    """A worker opens all stores of a chunk: few descriptors make it small, many do not make it larger than usual."""
+    assert chunk_vms_for(10) == 1
+    assert 1 < chunk_vms_for(40) < 10
+    assert chunk_vms_for(1024) == chunk_vms_for(20_000) == CHUNK_VMS
+
+
+def test_row_10_a_store_that_fails_keeps_its_rows_and_the_journal(bench: FlushBench) -> None:
     """Fault 10: what one store could not take stays in memory and on disk; the others are served."""
     for vm in ("good", "bad"):
         bench.buffer.add(push(vm, TS), NOW_S)
@@ -315,7 +323,7 @@ def test_totals_add_up(bench: FlushBench) -> None:
     for vm in ("a", "b"):
         bench.buffer.add(push(vm, TS, TS + 60), NOW_S)
     bench.buffer.add(push("a", TS, cpu=0.9), NOW_S)
-    bench.workers.lost = {"a": "stores/a.damaged-1"}
+    bench.workers.lost = {"a": LostStore("it was changed", "stores/a.damaged-1"), "b": LostStore("it was gone", None)}
     bench.workers.at_once = False
     flushed = bench.flusher.flush()
     bench.now_s += 4.0
@@ -324,7 +332,7 @@ def test_totals_add_up(bench: FlushBench) -> None:
     totals = bench.flusher.totals
     assert (totals.flushes, totals.rows, totals.stores, totals.conflicts) == (1, 4, 2, 1)
     assert (totals.last_s, totals.last_duration_s, totals.seconds) == (NOW_S + 4.0, 4.0, 4.0)
-    assert totals.stores_lost == len(bench.workers.chunks)
+    assert totals.stores_lost == 2 * len(bench.workers.chunks)
 
 
 def test_rows_of_a_flush_are_those_of_the_buffer(bench: FlushBench) -> None:
@@ -379,3 +387,57 @@ def test_a_forgotten_vm_owes_no_figures(bench: FlushBench) -> None:
     bench.buffer.forget("a")
     bench.flusher.tick()
     assert len(bench.workers.chunks) == 1
+
+
+def shares(bench: FlushBench) -> dict[str, Taken]:
+    """What the workers were given in the last flush, by VM."""
+    found = {share.vm_id: share for _, chunk in bench.workers.chunks for share in chunk}
+    bench.workers.chunks.clear()
+    return found
+
+
+def test_row_18_workers_are_told_who_had_a_history(tmp_path: Path) -> None:
+    """VMs with a summary at the start, and those that were stored since; not one that an admin forgot."""
+    bench = FlushBench(NotedPending(tmp_path / "summaries.pending"), known_vms=["old"])
+    for step in range(2):
+        for vm in ("old", "new"):
+            bench.buffer.add(push(vm, TS + step), NOW_S)
+        result(bench.flusher.flush())
+        given = shares(bench)
+        assert given["old"].had_history
+    assert given["new"].had_history
+    bench.flusher.forget("old")
+    result(bench.flusher.flush())
+    bench.buffer.add(push("old", TS + 60), NOW_S)
+    result(bench.flusher.flush())
+    assert not shares(bench)["old"].had_history
+
+
+def test_row_17_every_store_is_verified_once_in_its_time(tmp_path: Path) -> None:
+    """In the weeks it takes, each store of VMs that push is verified once and about as many in each flush."""
+    vms = [f"vm-{number}" for number in range(40)]
+    bench = FlushBench(NotedPending(tmp_path / "summaries.pending"))
+    counts = dict.fromkeys(vms, 0)
+    begin_s, steps = bench.now_s, int(VERIFY_EVERY_S / 3600)
+    for step in range(steps + 1):
+        bench.now_s = begin_s + step * 3600.0
+        for vm in vms:
+            bench.buffer.add(push(vm, TS + step * 3600, sent_s=bench.now_s), bench.now_s)
+        result(bench.flusher.flush(all_figures=False))
+        due = [vm for vm, share in shares(bench).items() if share.verify]
+        assert len(due) <= 5
+        for vm in due:
+            counts[vm] += 1
+    assert set(counts.values()) == {1}
+
+
+def test_row_22_a_clock_that_jumps_does_not_verify_all_stores_at_once(tmp_path: Path) -> None:
+    """After a year ahead, or back, a flush verifies what an hour would have."""
+    vms = [f"vm-{number}" for number in range(200)]
+    bench = FlushBench(NotedPending(tmp_path / "summaries.pending"))
+    for jump_s in (0.0, 365 * 86400.0, -365 * 86400.0):
+        bench.now_s += jump_s
+        for vm in vms:
+            bench.buffer.add(push(vm, TS + int(bench.now_s) % 1000), bench.now_s)
+        result(bench.flusher.flush())
+        assert sum(share.verify for share in shares(bench).values()) <= 5

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import tracemalloc
 
 import httptools
 import pytest
@@ -90,6 +91,35 @@ def test_chunked_body_is_joined() -> None:
     (event,) = whole(CHUNKED)
     assert isinstance(event, Request)
     assert event.body == b"abcde"
+
+
+def test_trailers_say_nothing_of_who_asks() -> None:
+    """A proxy lets them pass unread: they neither add to its X-Forwarded-For nor bring a token or a VM."""
+    forged = b"X-Forwarded-For: 10.1.2.3\r\nAuthorization: Bearer t\r\nFallow-VM: web-1\r\nHost: b\r\n"
+    head = CHUNKED.replace(b"Host: a\r\n", b"Host: a\r\nX-Forwarded-For: 192.0.2.7\r\n")
+    (event,) = whole(head.replace(b"Trailer: x\r\n", forged))
+    assert isinstance(event, Request)
+    assert (event.forwarded_for, event.authorization, event.fallow_vm) == (b"192.0.2.7", b"", b"")
+    (again,) = whole(PUSH)
+    assert isinstance(again, Request)
+    assert again.fallow_vm == b"web-1"
+
+
+def test_a_body_in_tiny_pieces_takes_no_more_memory_than_its_bytes() -> None:
+    """Chunks of two bytes are joined as they come: a stranger must not turn one megabyte into twenty."""
+    parser = RequestParser(HttpLimits(body_bytes=1 << 20))
+    parser.feed(CHUNKED_HEAD + b"\r\n")
+    chunks = b"2\r\nab\r\n" * 20_000
+    tracemalloc.start()
+    try:
+        parser.feed(chunks)
+        held_bytes, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held_bytes < 4 * 2 * 20_000
+    (event,) = parser.feed(b"0\r\n\r\n")
+    assert isinstance(event, Request)
+    assert event.body == b"ab" * 20_000
 
 
 @pytest.mark.parametrize("data", REFUSED.values(), ids=REFUSED.keys())

@@ -152,7 +152,7 @@ def other_version(version: int) -> bytes:
 
 
 @pytest.mark.parametrize("version", [0, 2, 2**32 - 1])
-def test_fault_42_an_unknown_version_is_refused_by_name(version: int) -> None:
+def test_row_42_an_unknown_version_is_refused_by_name(version: int) -> None:
     """A whole header of another version raises JournalError that names the file and both versions."""
     with pytest.raises(JournalError, match=rf"^some/00000001\.seg: journal version {version} .*supported: 1"):
         is_header(other_version(version), "some/00000001.seg")

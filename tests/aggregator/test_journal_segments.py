@@ -42,7 +42,7 @@ def test_every_start_appends_to_a_new_segment() -> None:
     assert recovered(files) == [b"one", b"two", b"three"]
 
 
-def test_fault_15_a_torn_tail_is_cut_off() -> None:
+def test_row_15_a_torn_tail_is_cut_off() -> None:
     """After the last record whose checksum holds, the last segment is truncated, durably, and the bytes counted."""
     torn = record(b"half of this is missing")[:-5]
     files = MemoryFiles(holding(b"whole", tail=torn))
@@ -53,7 +53,7 @@ def test_fault_15_a_torn_tail_is_cut_off() -> None:
     assert files.power_cut(lambda n: 0).contents()[DIRECTORY / "00000001.seg"] == HEADER + record(b"whole")
 
 
-def test_fault_16_a_record_damaged_in_the_middle_is_skipped_and_counted() -> None:
+def test_row_16_a_record_damaged_in_the_middle_is_skipped_and_counted() -> None:
     """The records around a damaged one come back; it counts once however often its segment is read."""
     bad = bytearray(record(b"damaged"))
     bad[-1] ^= 1
@@ -107,7 +107,7 @@ def test_a_file_that_is_no_segment_is_refused_and_left_alone(number: int) -> Non
     assert files.contents() == contents
 
 
-def test_fault_42_a_segment_of_another_version_stops_the_start() -> None:
+def test_row_42_a_segment_of_another_version_stops_the_start() -> None:
     """A newer journal is refused by file name and left as it is, whichever segment it is."""
     newer = b"fallowJ\n" + (2).to_bytes(4, "little")
     newer += crc32(newer).to_bytes(4, "little")

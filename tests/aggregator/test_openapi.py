@@ -196,7 +196,7 @@ def agents_ask(method: str, path: str, *, token: str, enrolment: Deferred[bytes]
         revocations=Revocations,
         journal=NoStore(),
         buffer=NoStore(),
-        enroll=lambda _body: enrolment,
+        enroll=lambda _body, _peer: enrolment,
         rotate=lambda _vm, _generation: succeed(b"{}"),
         ready=lambda: None,
         raw_retention_s=86_400.0,

@@ -115,7 +115,7 @@ def test_a_journal_larger_than_the_buffer_loses_nothing(
     assert bench.journal.dropped[-1] == bench.journal.segment
 
 
-def test_stores_that_fail_hold_up_the_replay_until_they_are_back(tmp_path: Path) -> None:
+def test_row_10_stores_that_fail_hold_up_the_replay_until_they_are_back(tmp_path: Path) -> None:
     """Fault 10 at the start: it waits and tries again, drops nothing meanwhile, and then goes on."""
     bench = FlushBench(NotedPending(tmp_path / "summaries.pending"), max_rows=2)
     bench.workers.broken = {"a": "disk full"}
@@ -167,7 +167,7 @@ def test_a_replay_twice_changes_nothing(tmp_path: Path) -> None:
         }
 
 
-def test_a_record_of_another_version_is_refused_loudly(tmp_path: Path) -> None:
+def test_row_42_a_record_of_another_version_is_refused_loudly(tmp_path: Path) -> None:
     """Fault 42: read, or refused with the segment's name; never skipped."""
     bench = FlushBench(NotedPending(tmp_path / "summaries.pending"))
     other = bytearray(encode_record(push("a", TS), NOW_S))

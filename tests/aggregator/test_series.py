@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections.abc import Sequence
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +34,7 @@ from aggregator.store_files import StoreError, store_path
 from aggregator.store_series import read_series
 from tests.aggregator.door_fakes import TS
 from tests.aggregator.service_fakes import running
-from tests.aggregator.store_fakes import HOUR_S, START_S, fill, minutes, packed_row
+from tests.aggregator.store_fakes import HOUR_S, START_S, change, fill, minutes, packed_row
 
 VM = "vm-1"
 SPAN_S = 2 * 86_400
@@ -295,9 +293,7 @@ def hours_at(*ends_s: int, value: float = 0.5) -> Hours:
 
 def forget_samples(path: Path, until_s: int) -> None:
     """What the retention of raw rows does to a store."""
-    with closing(sqlite3.connect(path)) as connection:
-        connection.execute("DELETE FROM sample WHERE ts <= ?", (until_s,))
-        connection.commit()
+    change(path, "DELETE FROM sample WHERE ts <= ?", until_s, reseal=True)
 
 
 def busy_rows(count: int) -> bytes:
@@ -447,9 +443,7 @@ def test_an_hour_that_is_damaged_is_an_error(tmp_path: Path, gaps: str) -> None:
     """Gaps that cannot be read are a StoreError, never a wrong mean."""
     path = fill(tmp_path, VM, minutes(START_S + 60, 60, net_rx_bytes_per_s=5.0))
     forget_samples(path, START_S + HOUR_S)
-    with closing(sqlite3.connect(path)) as connection:
-        connection.execute("UPDATE hour SET gaps = ?", (gaps,))
-        connection.commit()
+    change(path, "UPDATE hour SET gaps = ?", gaps, reseal=True)
     with pytest.raises(StoreError):
         read(path, hours=1)
 

@@ -23,7 +23,7 @@ from aggregator.service import AGENTS_ADDRESS_FILE, raise_descriptor_limit
 from aggregator.store_files import read_samples, store_path
 from tests.aggregator.door_fakes import TS
 from tests.aggregator.flush_fakes import push as packed_push
-from tests.aggregator.service_fakes import NOW_S, make_service, running
+from tests.aggregator.service_fakes import NOW_S, House, make_service, running
 
 pytestmark = pytest.mark.real
 
@@ -161,31 +161,14 @@ async def test_the_scheduler_is_asked_for_one_flush_an_interval(tmp_path: Path) 
 
 
 @pytest_twisted.ensureDeferred
-async def test_fault_29_a_conflict_of_identity_lasts_until_both_enrol_again(tmp_path: Path) -> None:
-    """409 for both machines, flagged, also after a restart; one that enrols anew is served, the other is not."""
+async def test_row_29_a_conflict_of_identity_is_flagged_and_stores_what_was_acknowledged(tmp_path: Path) -> None:
+    """The flag is shown, and of both machines exactly what was acknowledged is stored."""
     async with running(tmp_path) as house:
-        assert [(await house.push(VM, TS - 300 + 60 * n, boot=boot)).status for n, boot in enumerate("AB")] == [
-            204,
-            204,
-        ]
-        answer = await house.push(VM, TS, boot="A")
-        assert (answer.status, answer.reason) == (409, "identity-conflict")
-        await reached(lambda: house.service._revocations.refuses(VM, 1) is not None)
-        assert (await house.push(VM, TS, boot="B")).reason == "identity-conflict"
+        answers = [(await house.push(VM, TS - 300 + 60 * n, boot=boot)).status for n, boot in enumerate("ABA")]
+        assert answers == [204, 204, 409]
         await house.flush()
-        live = (await house.admin("GET", "/v1/live")).body
-        assert b"identity_conflict" in live
-        tokens = dict(house.tokens)
-    async with running(tmp_path) as house:
-        house.tokens = dict(tokens)
-        assert [(await house.push(VM, TS, boot=boot)).status for boot in "AB"] == [409, 409]
-        await house.enroll(VM)
-        assert (await house.push(VM, TS, boot="A")).status == 204
-        assert (await house.push(VM, TS + 60, boot="A")).status == 204
-        house.tokens = dict(tokens)
-        assert (await house.push(VM, TS + 60, boot="B")).status in (401, 409)
-        await house.flush()
-    assert stored(tmp_path) == [TS - 300, TS - 240, TS, TS + 60]
+        assert b"identity_conflict" in (await house.admin("GET", "/v1/live")).body
+    assert stored(tmp_path) == [TS - 300, TS - 240]
 
 
 @pytest_twisted.ensureDeferred
@@ -270,7 +253,7 @@ async def test_a_stop_during_the_replay_is_a_stop(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_one_aggregator_a_data_directory(tmp_path: Path) -> None:
-    """trust.md: a second daemon on the same data directory is refused by a lock that ends with the first."""
+    """A second daemon on the same data directory is refused by a lock that ends with the first."""
     service, _ = make_service(tmp_path)
     with pytest.raises(DataDirectoryBusyError, match="in use by another"):
         make_service(tmp_path)
@@ -295,3 +278,36 @@ def test_the_descriptor_limit_is_raised_to_the_hard_one() -> None:
         assert resource.getrlimit(resource.RLIMIT_NOFILE) == (before[1], before[1])
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+@pytest_twisted.ensureDeferred
+async def test_row_18_a_store_that_vanishes_is_marked(tmp_path: Path, stopped: bool) -> None:
+    """A store deleted under a running aggregator, or between two runs: the VM is stored on and flagged, others not."""
+    async with running(tmp_path) as house:
+        for vm in (VM, "web-2"):
+            assert (await house.push(vm, TS)).status == 204
+        assert (await house.flush())["samples"] == 2
+        tokens = house.tokens
+        if not stopped:
+            await lose_and_push(tmp_path, house)
+    if stopped:
+        async with running(tmp_path) as house:
+            house.tokens = tokens
+            await lose_and_push(tmp_path, house)
+    engine = open_fleet(None, tmp_path)
+    with engine.connect() as connection:
+        flags = {row[0]: row[1] for row in connection.exec_driver_sql("SELECT vm_id, flags FROM vm_summary")}
+    engine.dispose()
+    assert flags == {VM: '["store_replaced"]', "web-2": "[]"}
+
+
+async def lose_and_push(data: Path, house: House) -> None:
+    """The VM's store goes; both VMs push another minute, which is stored."""
+    store_path(data, VM).unlink()
+    for vm in (VM, "web-2"):
+        assert (await house.push(vm, TS + 60)).status == 204
+    report = await house.flush()
+    assert (report["samples"], report["failures"]) == (2, {})
+    assert stored(data) == [TS + 60]
+    assert (await house.metrics())["fallow_stores_lost_total"] == 1

@@ -25,7 +25,9 @@ from aggregator.fleet import vm_summary
 from aggregator.fleet_db import migrate, open_fleet
 from aggregator.store_files import store_path
 from aggregator.tokens import KEY_FILE_NAME, TokenKeys
-from tests.aggregator.store_fakes import START_S, fill, minutes
+from aggregator.worker import FlushWorker
+from tests.aggregator import store_fakes
+from tests.aggregator.store_fakes import START_S, change, fill, minutes, settings, share
 
 VMS = ("vm-1", "vm-2")
 NEWEST_S = START_S + 130 * 60
@@ -293,3 +295,35 @@ def test_a_backup_of_a_running_daemon_holds_all_that_it_acknowledged(
         assert (status, out.splitlines()[-1].partition(";")[0]) == (0, "checked 3 stores, 0 with problems")
         listing = json.loads(other.run("stores", "--json")[1])
     assert {store["vm"]: store["rows"] for store in listing["stores"]} == {"vm-1": 20, "vm-2": 25, "vm-3": 7}
+
+
+def test_row_17_a_damaged_store_is_named_by_check_and_backup(shell: Shell, tmp_path: Path) -> None:
+    """Both name the VM, the table and the hour, and exit 1; the copy is made all the same."""
+    change(store_path(shell.data_dir, "vm-1"), f"UPDATE sample SET load1 = 7 WHERE ts = {START_S + 600}")
+    words = "vm-1: {}sample: hour 2023-11-13T00:00Z: its rows are not those that were written"
+    status, out, _ = shell.run("check")
+    assert status == 1
+    assert words.format("") in out
+    status, out, err = shell.run("backup", str(tmp_path / "copy"))
+    assert status == 1
+    assert words.format("copied, but damaged: ") in err
+    assert "copied 2 stores" in out
+
+
+def test_row_18_a_person_can_accept_a_store_that_was_begun_anew(shell: Shell) -> None:
+    """`stores --accept` takes the mark back, of the VMs named, and says so where there is none; never of all."""
+    path = store_path(shell.data_dir, "vm-1")
+    path.unlink()
+    taken = share("vm-1", minutes(NEWEST_S + 60, 1), had_history=True)
+    machine = FlushWorker(settings(shell.data_dir))
+    assert store_fakes.flush(machine, taken).summaries[0].flags == ["store_replaced"]
+    assert shell.run("stores", "--accept")[0] == 2
+    assert shell.run("stores", "--vm", "vm-1", "--accept")[0] == 0
+    status, _, err = shell.run("stores", "--vm", "vm-1", "--accept")
+    assert status == 0
+    assert "nothing to accept" in err
+    assert store_fakes.flush(machine, taken).summaries[0].flags == []
+    assert shell.run("check", "--quick", "vm-1")[0] == 1  # its summary here is of the lost rows
+    status, _, err = shell.run("stores", "--vm", "vm-9", "--accept")
+    assert status == 1
+    assert "vm-9: there is no store" in err

@@ -102,7 +102,7 @@ def test_an_owed_summary_of_a_vm_unknown_so_far_was_seen_at_its_newest_sample(en
     assert rows(engine, vm_summary)[0]["received_s"] == TS
 
 
-def test_a_time_of_receipt_from_a_wrong_clock_does_not_stay(engine: sa.Engine) -> None:
+def test_row_22_a_time_of_receipt_from_a_wrong_clock_does_not_stay(engine: sa.Engine) -> None:
     """Fault 22: after a year ahead by mistake, the VM is not 'seen just now' for a year."""
     writer = SummaryWriter(engine)
     year_s = 365 * 86_400.0

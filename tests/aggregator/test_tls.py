@@ -98,7 +98,7 @@ def test_a_chain_is_sent_whole(tmp_path: Path, pair: Pair) -> None:
 
 @pytest.mark.parametrize("mode", [0o644, 0o640, 0o604])
 def test_a_world_readable_key_is_refused(tmp_path: Path, mode: int) -> None:
-    """trust.md: a world-readable secret is refused; the message says what to do."""
+    """A world-readable secret is refused; the message says what to do."""
     mine = make_pair(tmp_path, "open")
     mine.key.chmod(mode)
     with pytest.raises(ConfigError, match=r"open\.key: readable by others .* chmod 600"):
@@ -115,7 +115,7 @@ def test_a_key_with_a_passphrase_is_refused_and_never_asked_for(tmp_path: Path) 
 def test_a_key_of_another_certificate_is_refused(tmp_path: Path, pair: Pair) -> None:
     """Found at the start, not at the first handshake."""
     other = make_pair(tmp_path, "other")
-    with pytest.raises(ConfigError, match=r"tls\.cert .*aggregator\.pem"):
+    with pytest.raises(ConfigError, match=r"aggregator\.pem with the key .*other\.key"):
         server_context(pair.cert, other.key)
 
 

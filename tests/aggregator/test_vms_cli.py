@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import socket
 import sqlite3
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -20,127 +19,18 @@ from twisted.internet.threads import deferToThread
 
 from aggregator.admin import load_or_create_admin_token, make_admin_site
 from aggregator.admin_routes import AdminSources
-from aggregator.catalogue import Catalogue, VmRecord
-from aggregator.enrolment import Enrolment
+from aggregator.catalogue import Catalogue
 from aggregator.fleet import vm_summary
-from aggregator.fleet_db import migrate, open_fleet
+from aggregator.fleet_db import open_fleet
 from aggregator.store_files import store_path
-from aggregator.vms_cli import add_parsers
+from tests.aggregator.shell_fakes import Shell
 
 NOW_S = 1_790_000_000.0
-
-
-class Shell:
-    """Runs a command line on one data directory."""
-
-    def __init__(self, data_dir: Path, capture: pytest.CaptureFixture[str]) -> None:
-        self.data_dir = data_dir
-        self._capture = capture
-
-    def run(self, *words: str, data: bool = True) -> tuple[int, str, str]:
-        """Exit code, stdout and stderr."""
-        parser = argparse.ArgumentParser(prog="fallow-aggregator")
-        add_parsers(parser.add_subparsers(required=True))
-        self._capture.readouterr()
-        try:
-            options = parser.parse_args([*words, *(["--data", str(self.data_dir)] if data else [])])
-        except SystemExit as stopped:
-            return int(str(stopped.code)), *self._capture.readouterr()
-        return options.command(options), *self._capture.readouterr()
-
-    def with_catalogue(self, work: Callable[[Catalogue], Any]) -> Any:
-        """What `work` returns, on an engine of its own."""
-        engine = open_fleet(None, self.data_dir)
-        migrate(engine)
-        try:
-            return work(Catalogue(engine))
-        finally:
-            engine.dispose()
-
-    def record(self, vm_id: str) -> VmRecord | None:
-        """The VM as the database has it now."""
-        found: VmRecord | None = self.with_catalogue(lambda catalogue: catalogue.vm(vm_id))
-        return found
-
-    def enroll(self, token: str, vm_id: str, now_s: float = NOW_S) -> int:
-        """Enrols a VM; its generation."""
-        request = Enrolment(join_token=token, vm=vm_id)
-        generation: int = self.with_catalogue(lambda catalogue: catalogue.enroll(request, now_s=now_s))
-        return generation
-
-    def add(self, *vm_ids: str) -> None:
-        """VMs with a store each."""
-        self.with_catalogue(lambda catalogue: catalogue.import_csv("vm\n" + "\n".join(vm_ids) + "\n"))
-        for vm_id in vm_ids:
-            path = store_path(self.data_dir, vm_id)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.touch()
-
-    def stores(self) -> set[str]:
-        """Ids of the VMs that have a store."""
-        return {path.stem for path in (self.data_dir / "stores").rglob("*.db")}
 
 
 @pytest.fixture
 def shell(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Shell:
     return Shell(tmp_path, capsys)
-
-
-# join-token
-
-
-def test_join_token_prints_the_token_alone(shell: Shell) -> None:
-    """Stdout is the token and nothing else, on a data directory that is still empty too."""
-    code, out, err = shell.run("join-token")
-    assert (code, err) == (0, "")
-    assert shell.enroll(out.removesuffix("\n"), "a") == 1
-
-
-def test_a_join_token_has_the_uses_and_labels_asked_for(shell: Shell) -> None:
-    """--uses, --owner, --mail, --name and --tag reach the VM that enrols."""
-    labels = ("--owner", "web", "--mail", "w@x.org", "--name", "Shop", "--tag", "b", "--tag", "a", "--tag", "b")
-    token = shell.run("join-token", "--uses", "2", *labels)[1].strip()
-    assert [shell.enroll(token, vm_id) for vm_id in ("a", "b")] == [1, 1]
-    record = shell.record("b")
-    assert record is not None
-    assert (record.owner, record.mail, record.name, record.tags) == ("web", "w@x.org", "Shop", ("a", "b"))
-    with sqlite3.connect(shell.data_dir / "fleet.db") as connection:
-        assert connection.execute("SELECT uses_left FROM join_token").fetchall() == [(0,)]
-    connection.close()
-
-
-@pytest.mark.parametrize(("ttl", "seconds"), [((), 86_400), (("--ttl", "90min"), 5_400)])
-def test_a_join_token_lives_as_long_as_asked(shell: Shell, ttl: tuple[str, ...], seconds: float) -> None:
-    """A day by default, else --ttl."""
-    shell.run("join-token", *ttl)
-    with sqlite3.connect(shell.data_dir / "fleet.db") as connection:
-        assert connection.execute("SELECT expires_s - created_s FROM join_token").fetchall() == [(seconds,)]
-    connection.close()
-
-
-@pytest.mark.parametrize(
-    ("words", "named"),
-    [
-        (("--ttl", "5 parsecs"), "--ttl"),
-        (("--ttl", "0s"), "--ttl"),
-        (("--ttl", "-1h"), "--ttl"),
-        (("--ttl", "36500d"), "--ttl"),
-        (("--uses", "0"), "--uses"),
-        (("--uses", "many"), "--uses"),
-        (("--uses", "1000001"), "--uses"),
-        (("--mail", "nobody"), "--mail"),
-        (("--owner", "\x1b[31m"), "--owner"),
-        (("--tag", "a;b"), "--tag"),
-        (("--tag", ""), "--tag"),
-        (("--color", "red"), "--color"),
-    ],
-)
-def test_options_that_cannot_be_are_exit_2(shell: Shell, words: tuple[str, ...], named: str) -> None:
-    """The option is named, and nothing is made."""
-    code, out, err = shell.run("join-token", *words)
-    assert (code, out) == (2, "")
-    assert named in err
-    assert list(shell.data_dir.iterdir()) == []
 
 
 # Where
@@ -382,9 +272,7 @@ def test_forget_asks_the_running_aggregator(shell: Shell) -> Generator[Any, Any,
 # Help
 
 
-@pytest.mark.parametrize(
-    "words", [("join-token",), ("vms", "list"), ("vms", "show"), ("vms", "import"), ("vms", "forget")]
-)
+@pytest.mark.parametrize("words", [("vms", "list"), ("vms", "show"), ("vms", "import"), ("vms", "forget")])
 def test_help_has_an_example(shell: Shell, words: tuple[str, ...]) -> None:
     """Every command explains itself with a line that can be typed."""
     code, out, _ = shell.run(*words, "--help", data=False)

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.traces import Recording, read_trace
-from aggregator.check import compare_windows
+from aggregator.check_content import compare_windows
 from aggregator.histogram import SLICES
 from aggregator.rollup import ABSENT, Hour, quantise, roll_up
 from aggregator.rows import SAMPLE_COLUMNS

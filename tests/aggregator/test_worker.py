@@ -13,7 +13,8 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from agent.traces import read_trace
-from aggregator.check import compare_windows, verify_store
+from aggregator.check import verify_store
+from aggregator.check_content import compare_windows
 from aggregator.store import Store
 from aggregator.store_files import connect_read_only, read_samples, store_path
 from aggregator.summary import STATISTIC_COLUMNS, Summary
@@ -122,7 +123,7 @@ def test_a_store_agrees_with_itself_after_every_flush(
         assert Store.over(connection, VM).facts().conflicts == refused * (1 + again)
 
 
-def test_the_same_rows_again_change_nothing(tmp_path: Path) -> None:
+def test_row_28_the_same_rows_again_change_nothing(tmp_path: Path) -> None:
     """A replay of a week leaves raw rows, hours, histograms and window sums byte for byte as they were."""
     machine = worker(tmp_path)
     weeks = [minutes(START_S + 300 + day * DAY_S, 288, interval_s=300, users=day) for day in range(8)]
@@ -137,7 +138,7 @@ def test_the_same_rows_again_change_nothing(tmp_path: Path) -> None:
 
 @given(st.permutations(range(5)))
 @hypothesis_settings(max_examples=10)
-def test_the_order_of_batches_does_not_matter(tmp_path_factory: pytest.TempPathFactory, order: list[int]) -> None:
+def test_row_26_batches_in_any_order_end_the_same(tmp_path_factory: pytest.TempPathFactory, order: list[int]) -> None:
     """Batches that come out of order end in the same raw rows, hours and window sums."""
     batches = [minutes(START_S + 60 + number * 5400, 90, users=number) for number in range(5)]
     stores = []
@@ -153,7 +154,7 @@ def test_the_order_of_batches_does_not_matter(tmp_path_factory: pytest.TempPathF
     assert stores[0]["windows"] == stores[1]["windows"]
 
 
-def test_of_two_samples_with_one_time_the_first_stays(tmp_path: Path) -> None:
+def test_row_27_of_two_samples_with_one_time_the_first_stays(tmp_path: Path) -> None:
     """A second, different sample of a time is counted and shown as a conflict; rollups agree with the raw row."""
     machine = worker(tmp_path)
     first, second = (packed_row(START_S + 60, cpu_busy_ratio=value) for value in (0.25, 0.75))
@@ -252,7 +253,7 @@ def break_gaps(path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [overwrite, cut, flip_windows, break_histogram, break_gaps])
-def test_a_damaged_store_is_set_aside_and_begun_anew(tmp_path: Path, damage: Callable[[Path], None]) -> None:
+def test_row_17_a_damaged_store_is_set_aside_and_begun_anew(tmp_path: Path, damage: Callable[[Path], None]) -> None:
     """Whenever the damage shows, the file is kept, the rows of this flush are stored, and the VM is flagged for good;
     the other VMs of the chunk notice nothing."""
     path = fill(tmp_path, VM, minutes(START_S + 60, 300))
@@ -264,8 +265,10 @@ def test_a_damaged_store_is_set_aside_and_begun_anew(tmp_path: Path, damage: Cal
     assert result.failures == {}
     assert [summary.flags for summary in result.summaries] == [[], ["store_replaced"], []]
     assert result.inserted == 3
-    aside = Path(result.lost_stores.pop(VM))
+    lost = result.lost_stores.pop(VM)
     assert result.lost_stores == {}
+    assert lost.aside is not None
+    aside = Path(lost.aside)
     assert aside.read_bytes() == damaged
     assert counts(path) == (1, 1, 0)
     assert only(flush(machine, share(VM, b""), now_s=NOW_S).summaries).flags == ["store_replaced"]
@@ -278,12 +281,12 @@ def test_the_journal_of_a_damaged_store_goes_aside_with_it(tmp_path: Path) -> No
     overwrite(path)
     journal.write_bytes(bytes(512))  # SQLite leaves one that it cannot use
     result = flush(worker(tmp_path), share(VM, packed_row(START_S + 60)), now_s=NOW_S)
-    assert Path(f"{result.lost_stores[VM]}-journal").read_bytes() == bytes(512)
+    assert Path(f"{result.lost_stores[VM].aside}-journal").read_bytes() == bytes(512)
     assert counts(path) == (1, 1, 0)
     assert verify_store(path, VM) == []
 
 
-def test_a_newer_store_is_left_alone(tmp_path: Path) -> None:
+def test_row_42_a_newer_store_is_left_alone(tmp_path: Path) -> None:
     """A store that a later release wrote is a failure of that VM, not damage: it is neither moved nor changed."""
     path = fill(tmp_path, VM, minutes(START_S + 60, 3))
     execute(path, "PRAGMA user_version = 99")
@@ -294,7 +297,7 @@ def test_a_newer_store_is_left_alone(tmp_path: Path) -> None:
     assert result.lost_stores == {}
 
 
-def test_a_store_that_cannot_be_written_is_a_failure_of_its_vm_alone(tmp_path: Path) -> None:
+def test_row_12_a_store_that_cannot_be_written_is_a_failure_of_its_vm_alone(tmp_path: Path) -> None:
     """Where a folder cannot be made, that VM's rows stay owed; the others of the chunk are stored."""
     blocked = store_path(tmp_path, VM).parent
     blocked.parent.mkdir(parents=True)
@@ -356,7 +359,7 @@ def test_retention_of_hours_outlasts_what_the_sums_need(tmp_path: Path) -> None:
         pytest.param(START_S + 10.0 * DAY_S, False, id="the clock is in doubt"),
     ],
 )
-def test_retention_never_acts_on_a_clock_that_jumped(tmp_path: Path, now_s: float, may_forget: bool) -> None:
+def test_row_22_retention_never_acts_on_a_clock_that_jumped(tmp_path: Path, now_s: float, may_forget: bool) -> None:
     """Nothing is deleted that is not older than its retention by the newest sample and by the clock as well."""
     path = fill(tmp_path, VM, days_of_rows(10))
     before = kept_hours(path)

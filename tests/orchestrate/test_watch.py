@@ -8,15 +8,23 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from uuid import UUID
 
 import pytest
+import sqlalchemy as sa
 
+from aggregator.admission import Bound, Kind
+from aggregator.catalogue import Catalogue, Labels
+from aggregator.enrolment import Enrolment
+from aggregator.inventory import Inventory as KnownVms
+from aggregator.problems import Refused
 from orchestrate.driver import NotFound, Order, Unreachable, Verb
 from orchestrate.inventory import Vm, VmRef, VmState
 from orchestrate.owners.wakes import WakeState
 from orchestrate.owners.waking import BUSY, GONE, NOT_DONE, NOT_OURS, OCCUPIED, STOPPED, UNREACHABLE
 from orchestrate.plan import Mark, PlanKind
 from orchestrate.records import Approval, Outcome, Run, Rung
+from orchestrate.sites import Look
 from orchestrate.watch import BY
 from orchestrate.watch_state import STATUS_FILE_NAME, Status, Turn, TurnEnd, WatchSettings, write_status
 from tests.orchestrate.control_house import GRACE_S, IDLE, House, house, idle_vms
@@ -254,6 +262,34 @@ def test_a_database_that_fails_does_not_end_the_watch(auto: House, monkeypatch: 
             assert turn.end is TurnEnd.FAILED
             assert "division by zero" in (turn.problem or "")
         assert seen.watch.turn().end is TurnEnd.DONE
+
+
+def test_the_aggregator_is_told_which_vms_exist(auto: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that nobody enrols as one that does not; a site that is away takes nothing back."""
+    with watched(auto, OFTEN) as seen:
+        seen.watch.turn()
+        engine = seen.control.report_engine
+        known = {row.vm: row for row in KnownVms(engine).rows()}
+        assert IDLE in known
+        assert (known[IDLE].source, known[IDLE].pool) == (REF.driver, REF.driver)
+        assert why_not_in(engine, str(UUID(int=7)), (), now_s=auto.now_s) == "enrolment-waits"
+        assert why_not_in(engine, IDLE, known[IDLE].macs, now_s=auto.now_s) is None
+        monkeypatch.setattr(seen.control.sites, "look", lambda: Look(inventories=()))
+        auto.pause(3600)
+        seen.watch.turn()
+        assert {row.vm for row in KnownVms(engine).rows()} == known.keys()
+
+
+def why_not_in(engine: sa.Engine, vm_id: str, macs: tuple[str, ...], *, now_s: float) -> str | None:
+    """Why a machine with a join token for this VM does not get in as it; None: it does."""
+    catalogue = Catalogue(engine)
+    bound = Bound(Kind.VM, vm_id)
+    join_token = catalogue.mint(now_s=now_s, ttl_s=600, uses=1, labels=Labels(), bound=bound).token
+    try:
+        catalogue.enroll(Enrolment(join_token=join_token, vm=vm_id, macs=macs), now_s=now_s)
+    except Refused as refused:
+        return refused.problem.reason
+    return None
 
 
 def test_the_kill_switch_stops_all_of_it(auto: House) -> None:
