@@ -32,6 +32,7 @@ from bench.demo_plan import (
     fleet_argv,
     join_token_argv,
     parse_options,
+    read_first_link,
     read_fleet_counts,
     read_manifest,
     read_pages_address,
@@ -188,26 +189,35 @@ def end_control(options: Options, shown: Shown, turn: Program, truth: Sequence[S
     return wrong
 
 
-def open_pages(options: Options, places: Places, programs: Programs, doors: Doors, running: list[Program]) -> str:
-    """Starts the pages, adds their program to `running` and waits until they are there; their address."""
+def open_pages(
+    options: Options, places: Places, programs: Programs, doors: Doors, running: list[Program]
+) -> tuple[str, str]:
+    """Starts the pages, adds their program to `running` and waits until they are there.
+
+    Returns: their address, and the link that makes the first admin.
+    """
     places.report_config.write_text(report_config(options, places, doors.admin), encoding="utf-8")
     server = programs.start(serve_argv(places))
     running.append(server)
-    return programs.wait_until(
-        lambda: read_pages_address(server.log.read_text("utf-8")),
-        running=[server],
-        within_s=START_WITHIN_S,
-        what="the pages",
-    )
+
+    def told() -> tuple[str, str] | None:
+        log = server.log.read_text("utf-8")
+        address, link = read_pages_address(log), read_first_link(log)
+        return None if address is None or link is None else (address, link)
+
+    return programs.wait_until(told, running=[server], within_s=START_WITHIN_S, what="the pages")
 
 
-def left_running(places: Places, programs: Programs, doors: Doors, running: list[Program], pages: str) -> str:
+def left_running(
+    places: Places, programs: Programs, doors: Doors, running: list[Program], pages: tuple[str, str]
+) -> str:
     """What `--keep` leaves, and what to do with it."""
     pids = " ".join(str(program.process.pid) for program in running)
     return "\n".join(
         [
             "",
-            f"pages                  {pages}",
+            f"pages                  {pages[0]}",
+            f"the first log-in       {pages[1]} (once: it makes the first admin)",
             f"agents' door           http://{doors.agents}",
             f"admin door             http://{doors.admin} (bearer token in {places.data / 'admin.token'})",
             *(f"{program.name:<22} pid {program.process.pid}, log {program.log}" for program in running),
@@ -216,6 +226,7 @@ def left_running(places: Places, programs: Programs, doors: Doors, running: list
             "try:",
             f"  {programs.folder / 'fallow-report'} --config {places.report_config} --why",
             f"  {programs.folder / 'fallow-report'} compare --config {places.report_config}",
+            f"  {programs.folder / 'fallow-report'} user list --data {places.data}",
             f"  {programs.folder / 'fallow-aggregator'} vms list --data {places.data}",
             f"  {programs.folder / 'fallow-orchestrate'} plan --config {places.home / 'orchestrate.toml'}",
             f'  curl -H "Authorization: Bearer $(cat {places.data / "admin.token"})" http://{doors.admin}/metrics',

@@ -19,7 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlencode
 
@@ -29,6 +29,7 @@ from aggregator.summary import WINDOWS_DAYS, Taken, WorkerSettings
 from aggregator.worker import FlushWorker
 from bench import tree
 from bench.outcome import Bar, Outcome, Say
+from bench.pages_token import make_pages_token
 from bench.programs import Program, ProgramError, Programs
 from bench.report_fleet import build_fleet
 
@@ -80,14 +81,15 @@ def run(options: argparse.Namespace, say: Say) -> Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """Asks over one kept connection, as a browser does."""
+    """Asks over one kept connection, as a browser does, with the token of a program."""
 
     connection: http.client.HTTPConnection
+    authorization: str = field(repr=False)
 
     def get(self, target: str) -> tuple[int, bytes, float]:
         """Status, body, and seconds to the last byte."""
         began_s = time.perf_counter()
-        self.connection.request("GET", target)
+        self.connection.request("GET", target, headers={"Authorization": self.authorization})
         answer = self.connection.getresponse()
         body = answer.read()
         return answer.status, body, time.perf_counter() - began_s
@@ -236,6 +238,7 @@ def _start(programs: Programs, data: Path, folder: Path) -> tuple[Program, Progr
         # Once, at the start: the measurement has the machine for itself.
         f'[report.serve]\naggregator = "http://{admin}"\njudge_every = "1d"\nfresh_for = "2d"\n'
     )
+    authorization = make_pages_token(programs, ["--config", str(settings)], folder / "pages.token")
     server = programs.start(["fallow-report", "serve", "--config", str(settings), "--listen", "127.0.0.1:0"])
 
     def address() -> str | None:
@@ -244,7 +247,7 @@ def _start(programs: Programs, data: Path, folder: Path) -> tuple[Program, Progr
 
     place = programs.wait_until(address, running=[server], within_s=60.0, what="the pages' address")
     host, port = parse_host_port(place)
-    return aggregator, server, Client(http.client.HTTPConnection(host, port, timeout=120))
+    return aggregator, server, Client(http.client.HTTPConnection(host, port, timeout=120), authorization)
 
 
 def _wait_until_judged(programs: Programs, server: Program, client: Client) -> float:

@@ -15,11 +15,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TextIO
 
-from agent.settings import parse_text
 from reports.commands import COMMANDS, Command, Surroundings
 from reports.config import ReportConfig, load_config
 from reports.program import flush, guarded, line_width
-from reports.report_cli import option
+from reports.source_options import add_source_options
 
 _EXIT_CODES = "exit codes: 0 done, 1 failed, 2 usage or configuration, 69 the fleet database does not answer"
 
@@ -89,15 +88,7 @@ def _parser(name: str, command: Command, commands: Mapping[str, Command]) -> arg
     parser = argparse.ArgumentParser(
         prog=f"fallow-report {name}".rstrip(), description=command.summary, allow_abbrev=False
     )
-    source = parser.add_mutually_exclusive_group()
-    source.add_argument(
-        "--data",
-        metavar="DIR",
-        type=Path,
-        help="the aggregator's data directory (default: $FALLOW_DATA or /var/lib/fallow)",
-    )
-    source.add_argument("--fleet", metavar="URL", type=option(parse_text), help="the fleet database, of SQLAlchemy")
-    parser.add_argument("--config", metavar="FILE", type=Path, help="settings in TOML, in a table [report]")
+    add_source_options(parser)
     command.options(parser)
     notes = [parser.epilog or ""]
     if not name:

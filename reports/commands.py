@@ -152,6 +152,19 @@ def _schedule(options: argparse.Namespace, config: ReportConfig, around: Surroun
     )
 
 
+def _user_options(parser: argparse.ArgumentParser) -> None:
+    from reports.people.user_cli import add_options
+
+    add_options(parser)
+
+
+def _user(options: argparse.Namespace, config: ReportConfig, around: Surroundings) -> int:
+    from reports.people.user_cli import open_terminal, run
+
+    terminal = open_terminal(around.out, around.err, width=around.width, colour=around.colour)
+    return run(options, config, terminal, clock=around.clock)
+
+
 def _serve_options(parser: argparse.ArgumentParser) -> None:
     from reports.web.cli import add_options
 
@@ -191,5 +204,6 @@ COMMANDS: Mapping[str, Command] = {
     "schedule": Command(
         summary="Delivers reports by mail, webhook or into a directory.", options=_schedule_options, run=_schedule
     ),
+    "user": Command(summary="Keeps accounts, API tokens and the record of both.", options=_user_options, run=_user),
     "serve": Command(summary="Serves the pages and their JSON API.", options=_serve_options, run=_serve),
 }

@@ -18,9 +18,11 @@ from agent.settings import (
     parse_size_bytes,
     parse_text,
 )
+from aggregator.listen_settings import ListenSettings, take_listen_settings
 from aggregator.vms_csv import parse_text as parse_label
 from reports.fallow_policy import STRICTNESS
 from reports.own_policies import read_policies
+from reports.people.settings import LoginConfig, login_of, parse_names
 from reports.policies import DEFAULT_POLICY, POLICIES, find_policy
 from reports.policy import Policy
 from reports.program import refuse_open_password
@@ -52,6 +54,8 @@ class ServeConfig:
 
     Args:
         listen: host and port; port 0 takes any free one.
+        door: TLS, or plain text behind a proxy.
+        names: of this server, under which browsers may come, beside those of this machine.
         aggregator_url: its admin door, which has the samples.
         admin_token_file: None: `admin.token` in the data directory.
         judge_every_s: how often the whole fleet is judged.
@@ -59,6 +63,8 @@ class ServeConfig:
     """
 
     listen: tuple[str, int] = ("127.0.0.1", 8901)
+    door: ListenSettings = field(default_factory=ListenSettings)
+    names: tuple[str, ...] = ()
     aggregator_url: str = "http://127.0.0.1:8900"
     admin_token_file: Path | None = None
     judge_every_s: float = 3600.0
@@ -74,6 +80,7 @@ class ReportConfig:
         fleet_url: of SQLAlchemy, instead of the fleet database in `data_dir`; it may hold a password.
         top: how many VMs are listed.
         zone: in which people read times.
+        login: how people log in to the pages.
         deliveries: in the order of the file.
         own_policies: those that the file adds, by name.
     """
@@ -89,6 +96,7 @@ class ReportConfig:
     timetable: TimetableLimits = field(default_factory=TimetableLimits)
     prices: Prices = field(default_factory=Prices)
     serve: ServeConfig = field(default_factory=ServeConfig)
+    login: LoginConfig = field(default_factory=LoginConfig)
     deliveries: tuple[Plan, ...] = ()
     own_policies: Mapping[str, Policy] = field(default_factory=dict)
 
@@ -136,6 +144,7 @@ class ReportConfig:
                 unread = frozenset(lists["policies"].keys() - own.keys())
         if "deliveries" in lists:
             deliveries = _deliveries(table, source, problems)
+        login = login_of(lists, problems, source=source, base=base.login)
         data = reader.take("report.data", parse_text, "")
         config = cls(
             data_dir=Path(data) if data else base.data_dir,
@@ -149,6 +158,7 @@ class ReportConfig:
             timetable=_timetable(reader, base.timetable),
             prices=_prices(reader, base.prices),
             serve=_serve(reader, base.serve),
+            login=login,
             deliveries=deliveries,
             own_policies=own,
         )
@@ -209,10 +219,10 @@ def parse_zone(text: object) -> ZoneInfo:
 
 
 def _apart(report: Any) -> tuple[Any, dict[str, Any]]:
-    """The settings that a reader of nested tables understands, and the policies and deliveries, which it does not."""
+    """The settings that a reader of nested tables understands, and the parts with readers of their own."""
     if not isinstance(report, Mapping):
         return report, {}
-    lists = {key: report[key] for key in ("policies", "deliveries") if key in report}
+    lists = {key: report[key] for key in ("policies", "deliveries", "login") if key in report}
     return {key: value for key, value in report.items() if key not in lists}, lists
 
 
@@ -305,6 +315,8 @@ def _serve(reader: SettingsReader, base: ServeConfig) -> ServeConfig:
     token_file = reader.take(f"{key}.admin_token_file", parse_text, "")
     serve = ServeConfig(
         listen=reader.take(f"{key}.listen", parse_host_port, base.listen),
+        door=take_listen_settings(reader, key, base.door),
+        names=reader.take(f"{key}.names", parse_names, base.names),
         aggregator_url=reader.take(f"{key}.aggregator", _parse_aggregator, base.aggregator_url),
         admin_token_file=Path(token_file) if token_file else base.admin_token_file,
         judge_every_s=reader.take(f"{key}.judge_every", parse_duration_s, base.judge_every_s),

@@ -58,9 +58,13 @@ def _of_data(grounds: Grounds, settings: Settings) -> str:  # noqa: PLR0911  one
             f"Silent since {time_words(grounds.newest_s or 0)}: its newest sample is {_value(age)} old ({_limit(age)})"
         )
     if cause is Cause.CLOCK_SKEW:
+        if age.value is not None and -age.value > settings.limits.max_skew_s:
+            return "Clock skew: its newest sample lies ahead of this machine's clock"
         if skew.ok:
             return "Clock skew: the aggregator flagged the VM's clock"
         return f"Clock skew: at the newest push the VM's clock was off by {_value(skew)} ({_limit(skew)})"
+    if cause is Cause.FLAGGED and "store_replaced" in vm.flags:
+        return "Flagged: its history was damaged or lost, and what came since has not been accepted by a person"
     if cause is Cause.FLAGGED:
         return f"Flagged: {', '.join(flag.replace('_', ' ') for flag in vm.flags)}; its figures may not be its own"
     if cause is Cause.NO_WINDOW:

@@ -30,6 +30,7 @@ T = TypeVar("T")
 Open = Callable[[str | None, Path], "sa.Engine"]
 
 DONE = 0
+_MAX_SINCE_DAYS = 400  # as far as hours are kept
 _SHORT = {"insufficient": Verdict.INSUFFICIENT}
 _EXAMPLES = """\
 examples:
@@ -66,7 +67,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--since",
         metavar="7d",
-        type=option(parse_duration_s),
+        type=option(_parse_since_s),
         help="tell what was reclaimed, kept and objected to in this time",
     )
     parser.add_argument("--why", action="store_true", help="below the table, a paragraph on each VM")
@@ -229,6 +230,13 @@ def _parse_verdict(text: object) -> Verdict:
     except ValueError:
         names = ", ".join(verdict.value.split()[0] for verdict in Verdict)
         raise ValueError(f"{text!r} is not a verdict ({names})") from None
+
+
+def _parse_since_s(text: object) -> float:
+    since_s = parse_duration_s(text)
+    if since_s > _MAX_SINCE_DAYS * 86_400:
+        raise ValueError(f"{text!r} is more than {_MAX_SINCE_DAYS} days")
+    return since_s
 
 
 def _parse_sort(text: object) -> Sort:

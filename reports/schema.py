@@ -13,7 +13,7 @@ REPORT = Schema(
     tables=metadata,
     scripts=Path(__file__).parent / "migrations",
     # The newest file of migrations/versions.
-    head="0001",
+    head="0002",
     version_table="alembic_version_report",
     part="report",
     brought_by="a command of its fallow-report that writes, such as keep, brings it up",

@@ -99,3 +99,66 @@ reclaim_event = sa.Table(
     sqlite_autoincrement=True,
 )
 sa.Index("reclaim_event_vm", reclaim_event.c.vm_id, reclaim_event.c.at_s)
+
+people_account = sa.Table(
+    "people_account",
+    metadata,
+    sa.Column("name", sa.String(64), primary_key=True),
+    sa.Column("role", sa.Text, nullable=False, comment="viewer, operator, approver or admin"),
+    sa.Column("password_hash", sa.Text, comment="of argon2; NULL: no password opens it"),
+    sa.Column("subject", sa.Text, unique=True, comment="issuer and subject of OpenID Connect; NULL: a local account"),
+    sa.Column("created_s", sa.Double, nullable=False),
+    sa.Column("created_by", sa.Text, nullable=False),
+    sa.Column("disabled_s", sa.Double, comment="NULL: it is enabled"),
+)
+
+people_session = sa.Table(
+    "people_session",
+    metadata,
+    sa.Column("token_sha256", sa.String(64), primary_key=True, comment="of what the cookie holds"),
+    sa.Column("account", sa.String(64), nullable=False),
+    sa.Column("begun_s", sa.Double, nullable=False),
+    sa.Column("seen_s", sa.Double, nullable=False, comment="to some minutes"),
+    sa.Column("address", sa.Text, nullable=False),
+)
+sa.Index("people_session_account", people_session.c.account)
+
+people_token = sa.Table(
+    "people_token",
+    metadata,
+    sa.Column("id", sa.String(8), primary_key=True, comment="public: to list and revoke by"),
+    sa.Column("account", sa.String(64), nullable=False),
+    sa.Column("label", sa.Text, nullable=False, comment="what it is for"),
+    sa.Column("scope", sa.Text, nullable=False, comment="read, write, approve or admin"),
+    sa.Column("secret_sha256", sa.String(64), nullable=False),
+    sa.Column("created_s", sa.Double, nullable=False),
+    sa.Column("created_by", sa.Text, nullable=False),
+    sa.Column("until_s", sa.Double, nullable=False),
+    sa.Column("used_s", sa.Double, comment="last, to some minutes; NULL is never"),
+    sa.Column("revoked_s", sa.Double),
+)
+sa.Index("people_token_account", people_token.c.account)
+
+people_link = sa.Table(
+    "people_link",
+    metadata,
+    sa.Column("secret_sha256", sa.String(64), primary_key=True),
+    sa.Column("kind", sa.Text, nullable=False, comment="first or password"),
+    sa.Column("account", sa.String(64), comment="whose password it sets; NULL for the first admin"),
+    sa.Column("made_by", sa.Text, nullable=False),
+    sa.Column("until_s", sa.Double, nullable=False),
+    sa.Column("used_s", sa.Double, comment="it opens once"),
+)
+
+people_event = sa.Table(
+    "people_event",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("at_s", sa.Double, nullable=False),
+    sa.Column("who", sa.Text, nullable=False, comment="an account, or what was typed for one"),
+    sa.Column("what", sa.Text, nullable=False),
+    sa.Column("detail", sa.Text, nullable=False, comment="never a secret"),
+    sa.Column("address", sa.Text, nullable=False, comment="of the client; empty at the command line"),
+    sqlite_autoincrement=True,
+)
+sa.Index("people_event_time", people_event.c.at_s)

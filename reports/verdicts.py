@@ -208,7 +208,10 @@ def _barred(facts: Facts, limits: Limits, now_s: float, exempt: Container[str]) 
         Cause.NO_AGENT: unseen & those(lambda vm: vm.enrolled_s is None),
         Cause.NEVER_REPORTED: unseen,
         Cause.SILENT: facts.newest_s < now_s - limits.silent_after_s,
-        Cause.CLOCK_SKEW: those(lambda vm: CLOCK_SKEW_FLAG in vm.flags) | (np.abs(facts.skew_s) > limits.max_skew_s),
+        # A newest sample from the future: it is this machine's clock that is wrong, and nothing here has an age.
+        Cause.CLOCK_SKEW: those(lambda vm: CLOCK_SKEW_FLAG in vm.flags)
+        | (np.abs(facts.skew_s) > limits.max_skew_s)
+        | (facts.newest_s > now_s + limits.max_skew_s),
         Cause.FLAGGED: those(lambda vm: bool(vm.flags)),
     }
     return _first_of(tests, _NOT_BARRED)

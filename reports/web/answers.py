@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from aggregator.problems import Problem, Refused
+from reports.people.identity import Identity
 
 HTML = "text/html; charset=utf-8"
 JSON = "application/json"
@@ -23,15 +24,26 @@ class Asked:
         document: of a JSON body, None without one.
         csrf: for the forms of a page that answers.
         target: path and query as they came, to come back to.
+        who: is logged in, None on a route that is open to everybody and asked by nobody known.
+        address: of the client, of whom a proxy speaks where the settings trust it.
+        origin: of this server as the client reaches it, such as `https://fallow.example.org`.
+        cookie: the header Cookie, for those who end sessions; None without one.
+        browser: what this browser alone sends before anybody is logged in, None where it has sent nothing yet.
     """
 
     method: str = "GET"
-    ids: tuple[str, ...] = ()
-    query: Mapping[str, str] = field(default_factory=dict)
-    form: Mapping[str, str] = field(default_factory=dict)
-    document: object = None
-    csrf: str = ""
-    target: str = "/"
+    # Links that open once stand in addresses, passwords in forms: none of it in a log.
+    ids: tuple[str, ...] = field(default=(), repr=False)
+    query: Mapping[str, str] = field(default_factory=dict, repr=False)
+    form: Mapping[str, str] = field(default_factory=dict, repr=False)
+    document: object = field(default=None, repr=False)
+    csrf: str = field(default="", repr=False)
+    target: str = field(default="/", repr=False)
+    who: Identity | None = None
+    address: str = ""
+    origin: str = ""
+    cookie: str | None = field(default=None, repr=False)
+    browser: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,14 +77,19 @@ def problem_answer(problem: Problem, headers: Mapping[str, str] | None = None) -
     )
 
 
-def see_other(href: str) -> Answer:
+def see_other(href: str, headers: Mapping[str, str] | None = None) -> Answer:
     """After a form was taken: the page to go on with, so that reloading it posts nothing again."""
-    return Answer(status=303, headers={"Location": href})
+    return Answer(status=303, headers={"Location": href, **(headers or {})})
 
 
 def wrong(detail: str) -> Refused:
     """A request that is well-formed and asks for what cannot be."""
     return Refused(Problem(422, "invalid", detail))
+
+
+def stale(detail: str) -> Refused:
+    """A form of a page that shows what is no longer so."""
+    return Refused(Problem(412, "stale", detail))
 
 
 def not_found(reason: str, detail: str) -> Refused:

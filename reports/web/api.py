@@ -25,7 +25,7 @@ from reports.web.backing import Backing
 from reports.web.charts import HISTOGRAM_METRICS, histogram_of
 from reports.web.comparing import ASK_AGAIN_S, Comparing, Waiting
 from reports.web.delivery_pages import recent_runs
-from reports.web.exemption_pages import FIELDS, FormRefused, check_vm_id, exemption_state, keep
+from reports.web.exemption_pages import FIELDS, FormRefused, account_of, check_vm_id, exemption_state, keep
 from reports.web.health_pages import find_health
 from reports.web.host_pages import find_host, find_host_series, find_hosts
 from reports.web.hosts import Hosts, HostSum
@@ -258,9 +258,9 @@ class Api:
     def end_exemption(self, asked: Asked) -> Answer:
         """Ends an exemption before its time."""
         check_names(asked.query, "by")
-        now_s = self._backing.clock()
+        now_s, by = self._backing.clock(), asked.query.get("by", account_of(asked) or None)
         try:
-            Exemptions(self._backing.fleet.writer).end(asked.ids[0], asked.query.get("by"), now_s=now_s)
+            Exemptions(self._backing.fleet.writer).end(asked.ids[0], by, now_s=now_s)
         except NotFound as error:
             raise not_found("unknown-exemption", str(error)) from error
         except ExemptionRefused as error:

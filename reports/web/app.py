@@ -18,7 +18,9 @@ from reports.web.health_pages import HealthPages
 from reports.web.host_pages import HostPages
 from reports.web.judging_runs import JudgingRuns
 from reports.web.list_pages import ListPages
+from reports.web.login_pages import Desk
 from reports.web.parts import frame
+from reports.web.people_pages import people_handlers
 from reports.web.policy_pages import PolicyPages
 from reports.web.renderer import Renderer
 from reports.web.routes import ROUTES
@@ -28,8 +30,13 @@ from reports.web.vm_pages import VmPages
 ErrorPage = Callable[[Problem, Asked], Answer]
 
 
-def make_handlers(backing: Backing, renderer: Renderer, runs: JudgingRuns) -> tuple[Mapping[str, Handler], ErrorPage]:
-    """Handlers by the names of routes, which block, and what shows a problem to a person, which does not."""
+def make_handlers(
+    backing: Backing, renderer: Renderer, runs: JudgingRuns, desk: Desk
+) -> tuple[Mapping[str, Handler], ErrorPage]:
+    """Handlers by the names of routes, which block, and what shows a problem to a person, which does not.
+
+    Args: desk: for the pages about accounts.
+    """
     comparing = Comparing(backing)
     parts: list[Mapping[str, Handler]] = [
         ListPages(backing, renderer, runs).handlers(),
@@ -40,6 +47,7 @@ def make_handlers(backing: Backing, renderer: Renderer, runs: JudgingRuns) -> tu
         DeliveryPages(backing, renderer).handlers(),
         PolicyPages(backing, renderer, comparing).handlers(),
         Api(backing, runs, comparing).handlers(),
+        people_handlers(desk),
     ]
     by_name = {name: handler for part in parts for name, handler in part.items()}
     reads = {route.name for route in ROUTES if route.method == "GET"}
@@ -48,7 +56,9 @@ def make_handlers(backing: Backing, renderer: Renderer, runs: JudgingRuns) -> tu
     def error_page(problem: Problem, asked: Asked) -> Answer:
         phrase = HTTPStatus(problem.status).phrase
         view = ErrorView(
-            frame=frame(asked, phrase, "", zone=backing.config.zone, now_s=backing.clock()),
+            frame=frame(
+                asked, phrase, "", zone=backing.config.zone, now_s=backing.clock(), is_outside=asked.who is None
+            ),
             status=problem.status,
             phrase=phrase,
             detail=problem.detail,

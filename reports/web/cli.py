@@ -1,4 +1,4 @@
-"""`fallow-report serve`: the pages, on this machine alone, until SIGTERM.
+"""`fallow-report serve`: the pages, until SIGTERM.
 
 Twisted, SQLAlchemy and the rest load when it runs, so that `--help` stays light.
 """
@@ -11,11 +11,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TextIO
 
 from agent.settings import parse_host_port
+from aggregator.listen_settings import PLAIN_OPTION
 from reports.report_cli import option
 
 if TYPE_CHECKING:
     from reports.config import ReportConfig
     from reports.daemon import Startable
+    from reports.web.serving import Serving
 
 EXAMPLES = """\
 examples:
@@ -35,6 +37,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         type=option(parse_host_port),
         help="where pages are served (default: 127.0.0.1:8901); port 0 takes any free one",
     )
+    parser.add_argument(
+        PLAIN_OPTION,
+        action="store_true",
+        help="serve other machines in plain text: a proxy before the pages ends TLS",
+    )
 
 
 def serve(
@@ -43,7 +50,7 @@ def serve(
     *,
     err: TextIO,
     reactor: Any,
-    make_service: Callable[[ReportConfig], Startable[str]],
+    make_service: Callable[[ReportConfig], Startable[Serving]],
 ) -> int:
     """Serves pages until SIGTERM or SIGINT; returns the exit code.
 
@@ -53,16 +60,20 @@ def serve(
         make_service: of the settings with what the options change.
 
     Raises:
-        ConfigError: an address that other machines reach, or no usable fleet database.
+        ConfigError: plain text for other machines, no usable certificate, or no usable fleet database.
         sqlalchemy.exc.OperationalError: the fleet database does not answer.
     """
     from reports.daemon import run_service  # noqa: PLC0415
 
     if options.listen is not None:
         config = replace(config, serve=replace(config.serve, listen=options.listen))
+    if options.plain_behind_proxy:
+        door = replace(config.serve.door, plain_behind_proxy=True)
+        config = replace(config, serve=replace(config.serve, door=door))
 
-    def listening(address: str, say: Callable[[str], None]) -> None:
-        say(f"pages on {address}")
-        say("there is no login yet: whoever can use this machine can use them, and no other machine reaches them")
+    def listening(serving: Serving, say: Callable[[str], None]) -> None:
+        say(f"pages on {serving.address}")
+        if serving.first_link is not None:
+            say(f"there is no account yet: make the first admin, once, within a day: {serving.first_link}")
 
     return run_service(lambda _say: make_service(config), listening, program="fallow-report", err=err, reactor=reactor)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from hashlib import sha256
 from urllib.parse import quote
 
 from agent.wire import is_vm_id
 from reports.exemption_table import Exemptions
 from reports.exemptions import Exemption, ExemptionKind, ExemptionRefused, NotFound, parse_until
-from reports.web.answers import Answer, Asked, Handler, not_found, see_other
+from reports.web.answers import Answer, Asked, Handler, not_found, see_other, stale
 from reports.web.backing import Backing
 from reports.web.params import vm_path
 from reports.web.parts import choices, frame
@@ -56,6 +57,7 @@ class ExemptionPages:
     def add(self, asked: Asked) -> Answer:
         """Keeps what the form names; the form again where that cannot be."""
         values = {name: asked.form.get(name, "") for name in FIELDS}
+        values["owner"] = values["owner"].strip() or account_of(asked)
         try:
             keep(self._backing, values)
         except FormRefused as refused:
@@ -67,7 +69,8 @@ class ExemptionPages:
     def end(self, asked: Asked) -> Answer:
         """Ends one before its time."""
         backing = self._backing
-        by = asked.form.get("by", "").strip() or None
+        by = asked.form.get("by", "").strip() or account_of(asked) or None
+        self._check_unchanged(asked)
         return self._change(
             asked, lambda: Exemptions(backing.fleet.writer).end(asked.ids[0], by, now_s=backing.clock())
         )
@@ -76,12 +79,20 @@ class ExemptionPages:
         """Gives one a new end."""
         backing = self._backing
         now_s = backing.clock()
+        self._check_unchanged(asked)
 
         def renew() -> Exemption:
             until_s = read_until(asked.form.get("until", ""), backing, now_s)
             return Exemptions(backing.fleet.writer).renew(asked.ids[0], until_s, now_s=now_s)
 
         return self._change(asked, renew)
+
+    def _check_unchanged(self, asked: Asked) -> None:
+        """Raises: Refused, 412: what the page showed is no longer so."""
+        table = Exemptions(self._backing.fleet.reader)
+        known = {one.id: one for one in table.history()}.get(asked.ids[0])
+        if known is not None and asked.form.get("version", "") != version_of(known):
+            raise stale(f"{known.id}: somebody changed this exemption since the page was made: look again")
 
     def _change(self, asked: Asked, change: Callable[[], Exemption]) -> Answer:
         try:
@@ -106,7 +117,7 @@ class ExemptionPages:
         if shows_all:
             in_force = sorted((one for one in known if one.is_in_force(now_s)), key=lambda one: one.until_s)
             known = [*in_force, *(one for one in known if not one.is_in_force(now_s))]
-        form = form or Form(action="/exemptions")
+        form = form or Form(action="/exemptions", values={"owner": account_of(asked)})
         return ExemptionsView(
             frame=frame(asked, "Exemptions", "exemptions", zone=backing.config.zone, now_s=now_s, notices=[notice]),
             rows=tuple(exemption_line(one, now_s) for one in known[:_MAX_SHOWN]),
@@ -128,7 +139,19 @@ def exemption_line(one: Exemption, now_s: float) -> ExemptionLine:
         vm_href=vm_path(one.subject) if one.kind is ExemptionKind.VM else None,
         end_action=f"{path}/end" if state == "in force" else None,
         renew_action=f"{path}/renew" if state != "ended" else None,
+        version=version_of(one),
     )
+
+
+def version_of(one: Exemption) -> str:
+    """Tells one state of an exemption from the others."""
+    told = (one.id, one.until_s, one.ended_s, one.reason, one.owner)
+    return sha256(repr(told).encode("utf-8", "replace")).hexdigest()[:16]
+
+
+def account_of(asked: Asked) -> str:
+    """Who asks, to be named where nobody else is."""
+    return "" if asked.who is None else asked.who.account
 
 
 def exemption_state(one: Exemption, now_s: float) -> str:

@@ -16,7 +16,14 @@ from reports.web.views import Choice, Clause, Frame, Judged, Notice, PolicyCard,
 
 
 def frame(
-    asked: Asked, title: str, section: str, *, zone: tzinfo, now_s: float, notices: Iterable[Notice | None] = ()
+    asked: Asked,
+    title: str,
+    section: str,
+    *,
+    zone: tzinfo,
+    now_s: float,
+    notices: Iterable[Notice | None] = (),
+    is_outside: bool = False,
 ) -> Frame:
     """What is round a page; absent notices are left out."""
     return Frame(
@@ -26,6 +33,8 @@ def frame(
         zone_words=zone_words(zone, now_s),
         csrf=asked.csrf,
         notices=tuple(notice for notice in notices if notice is not None),
+        who=asked.who,
+        is_outside=is_outside,
     )
 
 

@@ -4,19 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from enum import Enum, StrEnum
+from enum import Enum
 from urllib.parse import unquote_to_bytes
 
 from aggregator.problems import Problem, Refused
+from reports.people.roles import Role
 
 MAX_ID_CHARS = 256
-
-
-class Role(StrEnum):
-    """Who may use a route, once people log in: an operator may also change what is exempt."""
-
-    VIEWER = "viewer"
-    OPERATOR = "operator"
 
 
 class Kind(Enum):
@@ -30,63 +24,101 @@ class Kind(Enum):
 class Route:
     """One method of one path. `{...}` stands for one segment of the path.
 
-    Args: name: of the handler.
+    Args:
+        name: of the handler.
+        role: the least that may use it; None for a route that is `open` to everybody, logged in or not.
+
+    Raises: ValueError: neither a role nor open, or both: nothing is let in by forgetting.
     """
 
     method: str
     path: str
     name: str
     kind: Kind = Kind.PAGE
-    role: Role = Role.VIEWER
+    role: Role | None = None
+    open: bool = False
+
+    def __post_init__(self) -> None:
+        if (self.role is None) is not self.open:
+            raise ValueError(f"{self.method} {self.path}: needs a role, or has to be open")
 
 
-def _page(path: str, name: str) -> Route:
-    return Route("GET", path, name)
+def page(path: str, name: str, role: Role = Role.VIEWER) -> Route:
+    """What people look at."""
+    return Route("GET", path, name, role=role)
 
 
-def _form(path: str, name: str) -> Route:
-    return Route("POST", path, name, role=Role.OPERATOR)
+def form(path: str, name: str, role: Role = Role.OPERATOR) -> Route:
+    """What pages post."""
+    return Route("POST", path, name, role=role)
 
 
-def _api(path: str, name: str) -> Route:
-    return Route("GET", path, name, Kind.API)
+def api(path: str, name: str, role: Role = Role.VIEWER) -> Route:
+    """What programs read."""
+    return Route("GET", path, name, Kind.API, role)
 
+
+# Of every server whose people log in.
+PEOPLE_ROUTES: tuple[Route, ...] = (
+    Route("GET", "/login", "login", open=True),
+    Route("POST", "/login", "log_in", open=True),
+    Route("GET", "/login/provider", "login_provider", open=True),
+    Route("GET", "/login/return", "login_return", open=True),
+    Route("GET", "/first/{secret}", "first", open=True),
+    Route("POST", "/first/{secret}", "use_first", open=True),
+    Route("GET", "/password/{secret}", "password", open=True),
+    Route("POST", "/password/{secret}", "use_password", open=True),
+    form("/logout", "log_out", Role.VIEWER),
+    page("/account", "account"),
+    form("/account/password", "change_password", Role.VIEWER),
+    form("/account/sessions/end", "end_sessions", Role.VIEWER),
+    form("/account/tokens", "add_token", Role.VIEWER),
+    form("/account/tokens/{token}/revoke", "revoke_token", Role.VIEWER),
+    page("/people", "people", Role.ADMIN),
+    form("/people", "add_person", Role.ADMIN),
+    form("/people/{account}/role", "change_role", Role.ADMIN),
+    form("/people/{account}/disable", "disable_person", Role.ADMIN),
+    form("/people/{account}/enable", "enable_person", Role.ADMIN),
+    form("/people/{account}/link", "make_link", Role.ADMIN),
+    Route("GET", "/static/{file}", "static", open=True),
+    Route("GET", "/healthz", "healthz", Kind.API, open=True),
+)
 
 ROUTES: tuple[Route, ...] = (
-    _page("/", "fleet"),
-    _page("/vms", "vms"),
-    _page("/vms/{vm}", "vm"),
-    _form("/vms/{vm}/keep", "keep"),
-    _page("/hosts", "hosts"),
-    _page("/hosts/{host}", "host"),
-    _page("/health", "health"),
-    _page("/exemptions", "exemptions"),
-    _form("/exemptions", "add_exemption"),
-    _form("/exemptions/{exemption}/end", "end_exemption"),
-    _form("/exemptions/{exemption}/renew", "renew_exemption"),
-    _page("/deliveries", "deliveries"),
-    _page("/policies", "policies"),
-    _page("/compare", "compare"),
-    _page("/report.html", "report_html"),
-    _page("/report.csv", "report_csv"),
-    _page("/report.json", "report_json"),
-    _page("/static/{file}", "static"),
-    _api("/openapi.json", "api_openapi"),
-    _api("/v1/report", "api_report"),
-    _api("/v1/vms/{vm}", "api_vm"),
-    _api("/v1/vms/{vm}/series", "api_series"),
-    _api("/v1/vms/{vm}/profile", "api_profile"),
-    _api("/v1/vms/{vm}/histogram", "api_histogram"),
-    _api("/v1/hosts", "api_hosts"),
-    _api("/v1/hosts/{host}", "api_host"),
-    _api("/v1/hosts/{host}/series", "api_host_series"),
-    _api("/v1/health", "api_health"),
-    _api("/v1/policies", "api_policies"),
-    _api("/v1/compare", "api_compare"),
-    _api("/v1/exemptions", "api_exemptions"),
+    *PEOPLE_ROUTES,
+    page("/", "fleet"),
+    page("/vms", "vms"),
+    page("/vms/{vm}", "vm"),
+    form("/vms/{vm}/keep", "keep"),
+    page("/hosts", "hosts"),
+    page("/hosts/{host}", "host"),
+    page("/health", "health"),
+    page("/exemptions", "exemptions"),
+    form("/exemptions", "add_exemption"),
+    form("/exemptions/{exemption}/end", "end_exemption"),
+    form("/exemptions/{exemption}/renew", "renew_exemption"),
+    page("/deliveries", "deliveries"),
+    page("/policies", "policies"),
+    page("/compare", "compare"),
+    page("/report.html", "report_html"),
+    page("/report.csv", "report_csv"),
+    page("/report.json", "report_json"),
+    Route("GET", "/openapi.json", "api_openapi", Kind.API, open=True),
+    api("/v1/report", "api_report"),
+    api("/v1/vms/{vm}", "api_vm"),
+    api("/v1/vms/{vm}/series", "api_series"),
+    api("/v1/vms/{vm}/profile", "api_profile"),
+    api("/v1/vms/{vm}/histogram", "api_histogram"),
+    api("/v1/hosts", "api_hosts"),
+    api("/v1/hosts/{host}", "api_host"),
+    api("/v1/hosts/{host}/series", "api_host_series"),
+    api("/v1/health", "api_health"),
+    api("/v1/policies", "api_policies"),
+    api("/v1/compare", "api_compare"),
+    api("/v1/exemptions", "api_exemptions"),
     Route("POST", "/v1/exemptions", "api_add_exemption", Kind.API, Role.OPERATOR),
     Route("DELETE", "/v1/exemptions/{exemption}", "api_end_exemption", Kind.API, Role.OPERATOR),
-    _api("/v1/deliveries", "api_deliveries"),
+    api("/v1/deliveries", "api_deliveries"),
 )
 
 
@@ -134,7 +166,7 @@ class Router:
 
 def is_api(path: bytes) -> bool:
     """Whether errors of this path are for programs."""
-    return path.startswith(b"/v1/") or path in {b"/v1", b"/openapi.json"}
+    return path.startswith(b"/v1/") or path in {b"/v1", b"/openapi.json", b"/healthz"}
 
 
 def paths_of(routes: Sequence[Route]) -> Mapping[str, Mapping[str, Route]]:

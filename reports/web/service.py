@@ -8,32 +8,39 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from twisted.application.service import Service
-from twisted.internet import endpoints
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.threadpool import ThreadPool
 
-from agent.settings import ConfigError
+from agent.settings import ConfigError, read_secret
 from aggregator.fleet_db import open_fleet_read_only
+from aggregator.listening import Listening, refuse_plain
 from reports.config import ReportConfig
 from reports.live import AdminLive
+from reports.people.administration import Actor
+from reports.people.gate import open_gate
 from reports.schema import open_report_db
 from reports.series import AdminSeries, FirstOf, LocalSeries
 from reports.web.app import make_handlers
 from reports.web.background import Background
 from reports.web.backing import ON_THE_SPOT_VMS, Backing
-from reports.web.door import make_site
+from reports.web.door import Doorkeeper, make_site
 from reports.web.fleet_source import FleetSource
 from reports.web.giving_up import GivingUp
 from reports.web.judging_runs import JudgingRuns
+from reports.web.login_pages import Desk, Provider
 from reports.web.renderer import Renderer
-from reports.web.security import is_loopback
+from reports.web.security import Csrf, Surface
+from reports.web.serving import Serving
 from reports.web.static import load_static_files
 from reports.web.templates import make_environment
 
 THREADS = 4
+_LISTEN = "report.serve.listen"
+_EVERY_INTERFACE = ("0.0.0.0", "::")  # noqa: S104  # told apart, not listened on
 # A page waits so long for an aggregator that does not answer.
 _AGGREGATOR_S = 3.0
 # Of the five seconds that SIGTERM gives: then a thread that waits for a database is left behind.
@@ -53,7 +60,7 @@ class PagesService(Service):
     Construction opens the fleet database; it blocks.
 
     Raises:
-        ConfigError: an address that other machines reach, or no usable fleet database.
+        ConfigError: plain text for other machines, no usable certificate, or no usable fleet database.
         sqlalchemy.exc.OperationalError: the database does not answer.
     """
 
@@ -69,12 +76,8 @@ class PagesService(Service):
         clock: Callable[[], float],
         on_the_spot_vms: int = ON_THE_SPOT_VMS,
     ) -> None:
-        host, port = config.serve.listen
-        if not is_loopback(host):
-            raise ConfigError(
-                f"{host}:{port}: the pages have no login yet, so they listen on this machine alone "
-                "(127.0.0.1, [::1] or localhost); from elsewhere reach them through ssh -L"
-            )
+        refuse_plain(config.serve.listen, config.serve.door, key=_LISTEN)
+        self._listening = Listening(config.serve.door, reactor=reactor, clock=clock)
         self._config = config
         self._reactor = reactor
         self._scheduler = scheduler
@@ -99,18 +102,25 @@ class PagesService(Service):
         )
         self._judging = JudgingRuns(backing)
         renderer = Renderer(make_environment(config.zone, static.address))
-        handlers, error_page = make_handlers(backing, renderer, self._judging)
-        self._site = make_site(handlers, error_page, static, reactor=reactor, threads=self._threads)
+        gate = open_gate(lambda: self._fleet.writer, life=config.login.life)
+        self._first = gate.people.make_first_link(Actor(name="the server at its start", now_s=clock()))
+        desk = Desk(
+            gate=gate,
+            renderer=renderer,
+            zone=config.zone,
+            clock=clock,
+            secure=config.serve.door.is_https,
+            provider=_provider(config, clock),
+        )
+        handlers, error_page = make_handlers(backing, renderer, self._judging, desk)
+        keeper = Doorkeeper(gate=gate, surface=_surface(config), clock=clock, csrf=Csrf())
+        self._site = make_site(handlers, error_page, static, keeper=keeper, reactor=reactor, threads=self._threads)
         self._port: Any = None
 
-    async def start(self) -> str:
-        """Listens, and has the fleet judged at its times. Returns the address. Raises: CannotListenError."""
+    async def start(self) -> Serving:
+        """Listens, and has the fleet judged at its times. Raises: CannotListenError."""
         self._threads.start()
-        host, port = self._config.serve.listen
-        make: Any = endpoints.TCP6ServerEndpoint if ":" in host else endpoints.TCP4ServerEndpoint
-        self._port = await make(self._reactor, port, interface="127.0.0.1" if host == "localhost" else host).listen(
-            self._site
-        )
+        self._port = await self._listening.listen(self._config.serve.listen, self._site, key=_LISTEN)
         # The scheduler runs jobs in its threads; processes are started in the reactor's.
         self._scheduler.add_job(
             self._judging.judge_default,
@@ -122,13 +132,16 @@ class PagesService(Service):
             misfire_grace_time=None,
         )
         self._scheduler.start()
-        address = self._port.getHost()
-        return f"http://{f'[{address.host}]' if ':' in address.host else address.host}:{address.port}/"
+        address = self._listening.url(self._port)
+        return Serving(
+            address=address, first_link=None if self._first is None else _link_to(self._config, address, self._first)
+        )
 
     async def stop(self) -> None:
         """Takes no more, ends the processes, and waits a moment for what is being answered."""
         if self._scheduler.running:
             self._scheduler.shutdown(wait=False)
+        self._listening.stop()
         if self._port is not None:
             await self._port.stopListening()
         await self._background.stop()
@@ -154,6 +167,42 @@ class PagesService(Service):
         else:
             end()
         return ended
+
+
+def _surface(config: ReportConfig) -> Surface:
+    serve = config.serve
+    host = serve.listen[0].lower()
+    # An address is nobody else's name; that of every interface is nobody's.
+    own = () if host in _EVERY_INTERFACE else (f"[{host}]" if ":" in host else host,)
+    return Surface(names=(*serve.names, *own), secure=serve.door.is_https, proxies=serve.door.trusted)
+
+
+def _link_to(config: ReportConfig, address: str, secret: str) -> str:
+    """A one-time link under a name that browsers may use."""
+    parts, door = urlsplit(address), config.serve.door
+    scheme = "https" if door.is_https else "http"
+    if config.serve.names and door.plain_behind_proxy:
+        place = config.serve.names[0]
+    else:
+        shown = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
+        host = (*config.serve.names, "127.0.0.1" if parts.hostname in _EVERY_INTERFACE else shown)[0]
+        place = f"{host}:{parts.port}"
+    return f"{scheme}://{place}/first/{secret}"
+
+
+def _provider(config: ReportConfig, clock: Callable[[], float]) -> Provider | None:
+    if config.login.openid is None:
+        return None
+    try:
+        from reports.people.openid import OpenId  # noqa: PLC0415
+    except ImportError as error:
+        raise ConfigError(
+            f"report.login.oidc: needs a package that is not installed ({error.name}): install fallow[oidc]"
+        ) from error
+    if config.login.openid.client_secret_file is not None:
+        # A wrong one shows now, and not when the first person logs in.
+        read_secret(config.login.openid.client_secret_file)
+    return OpenId(config.login.openid, clock=clock)
 
 
 def _open_fleet(config: ReportConfig) -> FleetSource:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from reports.web.views_fleet import Column, FleetView, OwnerLine, Pages, VerdictLine, VmsView, WaitView
+from reports.web.views_people import AccountView, LinkView, LoginView, PeopleView, PersonLine, TokenLine
 from reports.web.views_policy import Clause, CompareLine, CompareView, DisputedLine, PoliciesView, PolicyCard
 from reports.web.views_run import (
     AgentGroup,
@@ -28,6 +29,7 @@ from reports.web.views_vm import EventLine, HeatCell, HeatMap, HeatRow, PolicyLi
 
 __all__ = [
     "TEMPLATES",
+    "AccountView",
     "AgentGroup",
     "AgentLine",
     "Bar",
@@ -55,14 +57,19 @@ __all__ = [
     "HostView",
     "HostsView",
     "Judged",
+    "LinkView",
     "LiveLine",
+    "LoginView",
     "Notice",
     "OwnerLine",
     "Pages",
+    "PeopleView",
+    "PersonLine",
     "PoliciesView",
     "PolicyCard",
     "PolicyLine",
     "SeriesLine",
+    "TokenLine",
     "VerdictLine",
     "View",
     "VmLinks",
@@ -94,6 +101,10 @@ View = (
     | DeliveriesView
     | PoliciesView
     | CompareView
+    | LoginView
+    | LinkView
+    | AccountView
+    | PeopleView
     | ErrorView
 )
 
@@ -109,5 +120,9 @@ TEMPLATES: Mapping[type[View], str] = {
     DeliveriesView: "deliveries.html.j2",
     PoliciesView: "policies.html.j2",
     CompareView: "compare.html.j2",
+    LoginView: "login.html.j2",
+    LinkView: "link.html.j2",
+    AccountView: "account.html.j2",
+    PeopleView: "people.html.j2",
     ErrorView: "error.html.j2",
 }

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from reports.exemptions import Exemption
+from reports.people.identity import Identity
+from reports.people.roles import Role
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,12 +31,14 @@ class Frame:
 
     Attributes:
         title: of the page, for `<title>` and `<h1>`; text from people may be in it.
-        section: `fleet`, `vms`, `hosts`, `health`, `exemptions`, `compare`, `policies`, `deliveries`, or empty on an
-            error page: which entry of the navigation is the current one.
+        section: `fleet`, `vms`, `hosts`, `health`, `exemptions`, `compare`, `policies`, `deliveries`, `people`,
+            `account`, or empty on an error page: which entry of the navigation is the current one.
         now_s: when the page was made.
         zone_words: the reader's zone at that time, such as `Europe/Berlin (CET, UTC+01:00)`.
         csrf: every form that posts carries it in a hidden field named `csrf`.
         notices: in the order in which to show them.
+        who: is logged in; None where that is not known, as on a page for whoever comes.
+        is_outside: before anybody is logged in: without navigation.
     """
 
     title: str
@@ -43,6 +47,21 @@ class Frame:
     zone_words: str
     csrf: str
     notices: tuple[Notice, ...] = ()
+    who: Identity | None = None
+    is_outside: bool = False
+
+    @property
+    def may_change(self) -> bool:
+        """Whether forms that change something are worth showing."""
+        return self.may(Role.OPERATOR)
+
+    @property
+    def is_admin(self) -> bool:
+        return self.may(Role.ADMIN)
+
+    def may(self, needed: Role) -> bool:
+        """Whether the one who is logged in has a role."""
+        return self.who is not None and self.who.role.covers(needed)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,6 +151,7 @@ class ExemptionLine:
         vm_href: page of the VM, for one of a VM.
         end_action, renew_action: addresses to post to; None where that is not possible. Renewing takes the field
             `until`, ending takes `by` (who does it, may be empty).
+        version: what both forms carry in the field `version`: with another one they would change what was not seen.
     """
 
     exemption: Exemption
@@ -140,3 +160,4 @@ class ExemptionLine:
     vm_href: str | None
     end_action: str | None
     renew_action: str | None
+    version: str = ""

@@ -17,7 +17,7 @@ from reports.ranking import name_of
 from reports.web.answers import Answer, Asked, Handler, not_found, see_other
 from reports.web.backing import Backing
 from reports.web.charts import heat_map, histogram_of, hours_distribution
-from reports.web.exemption_pages import FormRefused, check_vm_id, exemption_line, keep
+from reports.web.exemption_pages import FormRefused, account_of, check_vm_id, exemption_line, keep
 from reports.web.hosts import host_of
 from reports.web.judging_runs import JudgingRuns, Standing
 from reports.web.params import Choosing, host_path, href, vm_path
@@ -115,6 +115,7 @@ class VmPages:
         (vm_id,) = asked.ids
         check_vm_id(vm_id)
         values = {name: asked.form.get(name, "") for name in _KEEP_FIELDS}
+        values["owner"] = values["owner"].strip() or account_of(asked)
         try:
             keep(self._backing, {**values, "kind": ExemptionKind.VM.value, "subject": vm_id})
         except FormRefused as refused:
@@ -150,7 +151,7 @@ class VmPages:
             exemption=None if found.exemption is None else exemption_line(found.exemption, now_s),
             keep=Form(
                 action=f"{path}/keep",
-                values=values if values is not None else {"owner": vm.owner or ""},
+                values=values if values is not None else {"owner": vm.owner or account_of(asked)},
                 problems=problems or {},
             ),
             events=tuple(

@@ -32,6 +32,7 @@ from bench.demo_plan import (
     fleet_argv,
     join_token_argv,
     parse_options,
+    read_first_link,
     read_fleet_counts,
     read_manifest,
     read_pages_address,
@@ -111,6 +112,11 @@ def test_the_address_of_the_pages_is_read_from_their_log() -> None:
     """And is not there before they listen."""
     assert read_pages_address("starting\n") is None
     assert read_pages_address("x\nfallow-report: pages on http://127.0.0.1:8/\ny\n") == "http://127.0.0.1:8/"
+    said = (
+        "fallow-report: there is no account yet: make the first admin, once, within a day: http://127.0.0.1:8/first/x\n"
+    )
+    assert read_first_link(said) == "http://127.0.0.1:8/first/x"
+    assert read_first_link("fallow-report: pages on http://127.0.0.1:8/\n") is None
 
 
 @pytest.mark.parametrize(
@@ -473,13 +479,11 @@ def test_keep_tells_how_to_go_on(folder: Path, tmp_path: Path) -> None:
     programs = Programs(folder, tmp_path / "logs", time)
     steady = programs.start(["steady"])
     doors = Doors("127.0.0.1:1", "127.0.0.1:2", "secret")
-    text = left_running(Places(tmp_path), programs, doors, [steady], "http://127.0.0.1:3/")
+    pages = ("http://127.0.0.1:3/", "http://127.0.0.1:3/first/x")
+    text = left_running(Places(tmp_path), programs, doors, [steady], pages)
     programs.stop_all()
     assert f"kill {steady.process.pid}" in text
-    assert all(
-        part in text
-        for part in ("http://127.0.0.1:1", "http://127.0.0.1:2", "http://127.0.0.1:3/", str(tmp_path / "data"))
-    )
+    assert all(part in text for part in ("http://127.0.0.1:1", "http://127.0.0.1:2", *pages, str(tmp_path / "data")))
     assert "secret" not in text
 
 

@@ -90,7 +90,7 @@ def test_missing_figure_is_named() -> None:
         ("Silent since 2026-11-1", {"newest_s": NOW_S - 7 * DAY_S}),
         ("Clock skew: at the newest push the VM's clock was off by 5 min (limit 2 min)", {"skew_s": -300}),
         ("Clock skew: the aggregator flagged", {"vm": Vm(vm_id="vm-a", flags=("clock_skew",))}),
-        ("Flagged: store replaced", {"vm": Vm(vm_id="vm-a", flags=("store_replaced",))}),
+        ("Flagged: its history was damaged or lost", {"vm": Vm(vm_id="vm-a", flags=("store_replaced",))}),
         ("No figures yet", {"days": (1,)}),
         ("Too new: first seen 2026-11-", {"history_days": 3}),
         ("Gaps: samples cover 90% of 14 days (at least 95% needed)", {"coverage_ratio": 0.9}),

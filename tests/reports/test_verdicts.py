@@ -55,6 +55,8 @@ def test_quiet_busy_and_unknown() -> None:
         (Cause.SILENT, {"newest_s": NOW_S - 3601}),
         (Cause.CLOCK_SKEW, {"skew_s": -121}),
         (Cause.CLOCK_SKEW, {"vm": vm(flags=("clock_skew",))}),
+        # This machine's clock was set back.
+        (Cause.CLOCK_SKEW, {"newest_s": NOW_S + 121}),
         (Cause.FLAGGED, {"vm": vm(flags=("store_replaced",))}),
         (Cause.NO_WINDOW, {"days": (7,)}),
         (Cause.TOO_NEW, {"history_days": 3}),

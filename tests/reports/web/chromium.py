@@ -80,6 +80,7 @@ class Visit:
     Attributes:
         problems: console errors, exceptions, requests that failed, answers of 400 and above.
         expected: statuses of answers that are no problem.
+        cookie: `name=value` of a session on 127.0.0.1; empty for nobody.
     """
 
     browser: Browser
@@ -87,6 +88,7 @@ class Visit:
     scheme: str = "light"
     script: bool = True
     expected: Sequence[int] = ()
+    cookie: str = field(default="", repr=False)
     problems: list[str] = field(default_factory=list)
 
     def __enter__(self) -> Self:
@@ -95,6 +97,9 @@ class Visit:
             color_scheme="dark" if self.scheme == "dark" else "light",
             java_script_enabled=self.script,
         )
+        if self.cookie:
+            name, _, value = self.cookie.partition("=")
+            self.context.add_cookies([{"name": name, "value": value, "url": "http://127.0.0.1/"}])
         self.page: Page = self.context.new_page()
         self.page.on("console", self._console)
         self.page.on("pageerror", lambda error: self.problems.append(f"exception: {error}"))

@@ -26,9 +26,9 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="module")
-def visit(browser: Browser) -> Visitor:
-    """Opens a page in a context of its own."""
-    return partial(Visit, browser)
+def visit(browser: Browser, server: Server) -> Visitor:
+    """Opens a page in a context of its own, where an admin of `server` is logged in unless told otherwise."""
+    return partial(Visit, browser, cookie=server.cookie)
 
 
 @pytest.fixture(scope="module")

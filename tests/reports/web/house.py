@@ -11,22 +11,27 @@ from aggregator.fleet_db import open_fleet_read_only
 from aggregator.series import SERIES, Curve, Series
 from reports.config import ReportConfig
 from reports.live import Live, NotLive
+from reports.people.gate import Gate, open_gate
+from reports.people.roles import Role
 from reports.policy import Policy
 from reports.schema import open_report_db
 from reports.series import SeriesUnavailable, UnknownVm
 from reports.web.app import make_handlers
 from reports.web.background import State, Task
 from reports.web.backing import ON_THE_SPOT_VMS, Backing
-from reports.web.door import make_site
+from reports.web.door import Doorkeeper, make_site
 from reports.web.fleet_source import FleetSource
 from reports.web.giving_up import GivingUp
 from reports.web.judging_runs import JudgingRuns
+from reports.web.login_pages import Desk, Provider
 from reports.web.renderer import Renderer
-from reports.web.security import Csrf
+from reports.web.routes import Route
+from reports.web.security import Csrf, Surface
 from reports.web.static import StaticFiles, load_static_files
 from reports.web.templates import make_environment
 from tests.aggregator.admin_fakes import InlineReactor
 from tests.reports.fleets import NOW_S, Spec, write_fleet
+from tests.reports.people.persons import enter, quick_hasher
 from tests.reports.web.wire import Browser
 
 STATIC: StaticFiles = load_static_files()
@@ -91,8 +96,21 @@ class House:
     fleet: FleetSource
     config: ReportConfig
     backing: Backing
+    gate: Gate
+    new_browser: Callable[[], Browser]
     now_s: float = NOW_S
     live: Live | NotLive = field(default_factory=lambda: NotLive(reason="no aggregator runs in a test"))
+
+    def browser_of(self, role: Role) -> Browser:
+        """A browser of its own, in which somebody of this role is logged in."""
+        browser, entry = self.new_browser(), enter(self.gate, role, self.now_s)
+        browser.cookie, browser.csrf = entry.cookie, entry.csrf
+        return browser
+
+
+def may(role: Role, route: Route) -> bool:
+    """Whether a route is for people of this role, and not for whoever comes."""
+    return route.role is not None and role.covers(route.role)
 
 
 @contextmanager
@@ -104,8 +122,14 @@ def pages(
     on_the_spot_vms: int = ON_THE_SPOT_VMS,
     change: Callable[[ReportConfig], ReportConfig] = lambda config: config,
     url: str | None = None,
+    role: Role | None = Role.OPERATOR,
+    surface: Surface | None = None,
+    provider: Provider | None = None,
 ) -> Iterator[House]:
-    """Pages over a fleet of these VMs; None: over the one that is there."""
+    """Pages over a fleet of these VMs; None: over the one that is there.
+
+    Args: role: of whoever is logged in in the house's browser; None for nobody.
+    """
     if specs is not None:
         write_fleet(data_dir, specs, url=url)
     config = ReportConfig(data_dir=data_dir, fleet_url=url)
@@ -130,9 +154,20 @@ def pages(
         on_the_spot_vms=on_the_spot_vms,
     )
     renderer = Renderer(make_environment(config.zone, STATIC.address))
-    handlers, error_page = make_handlers(backing, renderer, JudgingRuns(backing))
+    gate = open_gate(lambda: fleet.writer, hasher=quick_hasher())
+    surface = surface or Surface()
+    desk = Desk(
+        gate=gate,
+        renderer=renderer,
+        zone=config.zone,
+        clock=lambda: house.now_s,
+        secure=surface.secure,
+        provider=provider,
+    )
+    handlers, error_page = make_handlers(backing, renderer, JudgingRuns(backing), desk)
     # A secret that stays the same, so that forms of one house work in another.
-    site = make_site(handlers, error_page, STATIC, reactor=reactor, threads=reactor, csrf=Csrf(b"secret of a test"))
+    keeper = Doorkeeper(gate=gate, surface=surface, clock=lambda: house.now_s, csrf=Csrf(b"secret of a test"))
+    site = make_site(handlers, error_page, STATIC, keeper=keeper, reactor=reactor, threads=reactor)
     house = House(
         data_dir=data_dir,
         browser=Browser(site, reactor),
@@ -141,7 +176,11 @@ def pages(
         fleet=fleet,
         config=config,
         backing=backing,
+        gate=gate,
+        new_browser=lambda: Browser(site, reactor),
     )
+    if role is not None:
+        house.browser = house.browser_of(role)
     try:
         yield house
     finally:

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from reports.exemptions import Exemption, ExemptionKind
 from reports.judgement import Judgement, Savings
+from reports.people.accounts import Account
+from reports.people.api_tokens import ApiToken
+from reports.people.identity import Identity, Via
+from reports.people.roles import Role, Scope
 from reports.policies import POLICIES
 from reports.report import Report, Sort
 from reports.verdicts import Cause, Verdict
+from reports.web.account_pages import token_line
 from reports.web.charts import distribution, heat_map
 from reports.web.views import (
+    AccountView,
     AgentGroup,
     AgentLine,
     Choice,
@@ -36,10 +43,14 @@ from reports.web.views import (
     HostsView,
     HostView,
     Judged,
+    LinkView,
     LiveLine,
+    LoginView,
     Notice,
     OwnerLine,
     Pages,
+    PeopleView,
+    PersonLine,
     PoliciesView,
     PolicyCard,
     PolicyLine,
@@ -58,11 +69,95 @@ EVIL = "<script>alert(1)</script>"
 SAVINGS = Savings(vcpus=12.0, mem_bytes=48 * 2.0**30, disk_bytes=0.0, kwh_per_month=20.0, money_per_month=310.5)
 
 
-def frame(title: str, section: str, *notices: Notice) -> Frame:
+def frame(title: str, section: str, *notices: Notice, role: Role = Role.ADMIN) -> Frame:
     """Round any page."""
     return Frame(
-        title=title, section=section, now_s=float(samples.NOW_S), zone_words=ZONE_WORDS, csrf="token", notices=notices
+        title=title,
+        section=section,
+        now_s=float(samples.NOW_S),
+        zone_words=ZONE_WORDS,
+        csrf="token",
+        notices=notices,
+        who=Identity(account=EVIL, role=role, via=Via.SESSION, csrf_secret="token"),
     )
+
+
+def outside(title: str) -> Frame:
+    """Round a page for whoever comes."""
+    return replace(frame(title, ""), who=None, is_outside=True)
+
+
+def account(**changes: Any) -> Account:
+    """Somebody."""
+    values: dict[str, Any] = {
+        "name": EVIL,
+        "role": Role.OPERATOR,
+        "has_password": True,
+        "subject": None,
+        "created_s": samples.NOW_S - 1e6,
+        "created_by": EVIL,
+        "disabled_s": None,
+    }
+    return Account(**{**values, **changes})
+
+
+def account_view(**changes: Any) -> AccountView:
+    """An operator's own page, with a token of each state."""
+    token = ApiToken(
+        id="0a1b2c3d",
+        account=EVIL,
+        label=EVIL,
+        scope=Scope.READ,
+        created_s=samples.NOW_S - 1e6,
+        created_by=EVIL,
+        until_s=samples.NOW_S + 1e6,
+        used_s=None,
+        revoked_s=None,
+    )
+    values: dict[str, Any] = {
+        "frame": frame("Your account", "account"),
+        "account": account(),
+        "sessions": 2,
+        "password": Form(action="/account/password", problems={"old": EVIL}),
+        "tokens": (
+            token_line(token, samples.NOW_S),
+            token_line(replace(token, id="1", until_s=0.0), samples.NOW_S),
+            token_line(replace(token, id="2", revoked_s=1.0, used_s=1.0), samples.NOW_S),
+        ),
+        "add_token": Form(action="/account/tokens", problems={"": EVIL}),
+        "scopes": (Choice(value="read", words="read"),),
+        "lives": (Choice(value="90", words="90 days", chosen=True),),
+        "min_chars": 12,
+    }
+    return AccountView(**{**values, **changes})
+
+
+def people_view(**changes: Any) -> PeopleView:
+    """Accounts of each kind."""
+    kinds = (
+        account(),
+        account(name="b", disabled_s=1.0),
+        account(name="c", subject="issuer c", has_password=False),
+        account(name="d", has_password=False),
+    )
+    roles = tuple(Choice(value=role.value, words=role.value, chosen=role is Role.OPERATOR) for role in Role)
+    values: dict[str, Any] = {
+        "frame": frame("People", "people"),
+        "rows": tuple(
+            PersonLine(
+                account=one,
+                roles=roles,
+                action=f"/people/{number}",
+                was="operator enabled",
+                is_self=number == 0,
+                takes_links=one.subject is None and one.disabled_s is None,
+            )
+            for number, one in enumerate(kinds)
+        ),
+        "add": Form(action="/people", values={"name": EVIL}, problems={"name": EVIL}),
+        "roles": roles,
+    }
+    return PeopleView(**{**values, **changes})
 
 
 def judged(**changes: Any) -> Judged:
@@ -467,4 +562,26 @@ def every_view() -> Iterator[tuple[str, View]]:
         "wait",
         WaitView(frame=frame("Judging", "vms"), text="Being judged.", href="/vms?a=b&c=d", retry_after_s=5, back="/"),
     )
+    yield "exemptions for viewers", exemptions_view(frame=frame("Exemptions", "exemptions", role=Role.VIEWER))
+    reader = frame("One", "vms", role=Role.VIEWER)
+    yield "vm for viewers", vm_view(report.listed[0].judgement, frame=reader)
+    yield "vm kept for viewers", vm_view(report.listed[0].judgement, exemption=by_tag, frame=reader)
+    yield (
+        "login",
+        LoginView(
+            frame=outside("Log in"),
+            form=Form(action="/login", values={"account": EVIL, "next": "/"}),
+            provider_href="/login/provider?next=%2F",
+            has_accounts=True,
+        ),
+    )
+    plain = Form(action="/login", values={"next": "/"})
+    yield "first login", LoginView(frame=outside("Log in"), form=plain, provider_href=None, has_accounts=False)
+    link = Form(action="/first/x", problems={"": EVIL, "again": EVIL})
+    yield "first", LinkView(frame=outside("The first admin"), form=link, account=None, min_chars=12)
+    yield "password", LinkView(frame=outside("A new password"), form=link, account=EVIL, min_chars=12)
+    yield "account", account_view(shown="fallow_x")
+    yield "account elsewhere", account_view(password=None, tokens=(), account=account(subject="issuer x"))
+    yield "people", people_view(link="http://127.0.0.1/password/x", link_account=EVIL)
+    yield "error outside", ErrorView(frame=outside("No"), status=404, phrase="Not Found", detail=EVIL)
     yield "error", ErrorView(frame=frame("Not found", ""), status=404, phrase="Not Found", detail=f"{EVIL}: no such VM")

@@ -7,12 +7,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.reports.fleets import Spec, write_fleet
 from tests.reports.web.chromium import EVIL, NARROW, STORED, WIDE, Visitor
 from tests.reports.web.programs import Server, serving
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
 
 pytestmark = pytest.mark.real
 
@@ -37,8 +41,10 @@ PAGES = {
     "policies": "policies",
     "deliveries": "deliveries",
     "compare": "compare",
+    "account": "account",
+    "people": "people",
 }
-IN_DARK = ("fleet", "vms", "vm-scheduled", "host", "health", "compare")
+IN_DARK = ("fleet", "vms", "vm-scheduled", "host", "health", "compare", "account", "people")
 FOCUSED = "document.activeElement"
 
 
@@ -172,7 +178,10 @@ def test_every_control_is_reached_once_and_seen(visit: Visitor, server: Server) 
 
 def test_a_vm_is_kept_and_let_go(visit: Visitor, tmp_path: Path) -> None:
     """The form keeps a VM, its page and the list of exemptions say so, and ending it brings the VM back."""
-    with fleet_of(tmp_path, Spec(vm_id="vm-a", name="web", owner="ann")) as own, visit(expected=[503]) as visited:
+    with (
+        fleet_of(tmp_path, Spec(vm_id="vm-a", name="web", owner="ann")) as own,
+        visit(expected=[503], cookie=own.cookie) as visited,
+    ):
         page = visited.go(own.url + "vms/vm-a")
         assert page.locator("h1 + .verdict").inner_text() == "idle"
         assert page.get_by_label("Who asks for it").input_value() == "ann"
@@ -211,7 +220,7 @@ def test_a_refused_form_says_why(visit: Visitor, server: Server) -> None:
 
 def test_a_fleet_of_none_says_how_to_begin(visit: Visitor, tmp_path: Path) -> None:
     """No page of an empty fleet is broken, and the first one tells how to bring VMs in."""
-    with fleet_of(tmp_path) as own, visit() as visited:
+    with fleet_of(tmp_path) as own, visit(cookie=own.cookie) as visited:
         for width in (NARROW, WIDE):
             visited.resize(width)
             for address in ("", "vms", "hosts", "health", "exemptions", "policies", "deliveries", "compare"):
@@ -224,7 +233,10 @@ def test_a_fleet_of_none_says_how_to_begin(visit: Visitor, tmp_path: Path) -> No
 
 def test_a_fleet_of_one(visit: Visitor, tmp_path: Path) -> None:
     """One VM is one VM: on the fleet's page, in the list and on its own page."""
-    with fleet_of(tmp_path, Spec(vm_id="only", name="the-one")) as own, visit(expected=[503]) as visited:
+    with (
+        fleet_of(tmp_path, Spec(vm_id="only", name="the-one")) as own,
+        visit(expected=[503], cookie=own.cookie) as visited,
+    ):
         page = visited.go(own.url)
         assert "1 of 1" in page.locator(".totals").inner_text()
         visited.check()
@@ -240,7 +252,7 @@ def test_a_fleet_of_one(visit: Visitor, tmp_path: Path) -> None:
 
 def test_a_database_that_goes_away_mid_page(visit: Visitor, tmp_path: Path) -> None:
     """The page says that the fleet database is away, and works again as soon as it is back."""
-    with fleet_of(tmp_path, Spec(vm_id="vm-a", name="web")) as own, visit(expected=[503]) as visited:
+    with fleet_of(tmp_path, Spec(vm_id="vm-a", name="web")) as own, visit(expected=[503], cookie=own.cookie) as visited:
         page = visited.go(own.url + "vms")
         (tmp_path / "fleet.db").rename(tmp_path / "away.db")
         page.get_by_role("link", name="web").click()
@@ -251,3 +263,59 @@ def test_a_database_that_goes_away_mid_page(visit: Visitor, tmp_path: Path) -> N
         (tmp_path / "away.db").rename(tmp_path / "fleet.db")
         page.reload()
         assert page.locator("h1").inner_text() == "web"
+
+
+def press(page: Page, selector: str) -> None:
+    """What leads to another page, and all of that."""
+    with page.expect_navigation():
+        page.click(selector)
+
+
+def test_somebody_logs_in_without_script(visit: Visitor, tmp_path: Path) -> None:
+    """The first admin by the link that the program printed, a person added, a token made, out and in: at 390 pixels."""
+    write_fleet(tmp_path, [Spec(vm_id="only")])
+    password = "it rains in May"
+    with serving(tmp_path, admits=False) as own, visit(NARROW, script=False, cookie="", expected=[401]) as visited:
+        url = own.url
+        page = visited.go(url + "vms?search=web")
+        visited.check()
+        visited.shoot("login-first")
+        (link,) = re.findall(r"http://\S+/first/\S+", own.said)
+        visited.go(link)
+        visited.check()
+        visited.shoot("first")
+        page.fill("[name=account]", "ann")
+        page.fill("[name=password]", password)
+        page.fill("[name=again]", password)
+        press(page, "main button")
+        assert page.url == url
+        visited.go(url + "people")
+        page.fill("[name=name]", "bob")
+        page.select_option("#add-role", "operator")
+        press(page, "form[action='/people'] button")
+        assert "/password/" in page.inner_text(".once")
+        for width in (NARROW, WIDE):
+            visited.resize(width)
+            visited.check()
+            visited.shoot("people-link")
+        visited.go(url + "account")
+        page.fill("[name=label]", "nightly export")
+        press(page, "form[action='/account/tokens'] button")
+        assert page.inner_text(".once").startswith("fallow_")
+        for width in (NARROW, WIDE):
+            visited.resize(width)
+            visited.check()
+            visited.shoot("account-token")
+        visited.resize(NARROW)
+        press(page, "text=Log out")
+        page.fill("[name=account]", "ann")
+        page.fill("[name=password]", "wrong")
+        press(page, "main button")
+        assert "wrong" in page.inner_text(".notice.error")
+        for width in (NARROW, WIDE):
+            visited.resize(width)
+            visited.check()
+            visited.shoot("login-wrong")
+        page.fill("[name=password]", password)
+        press(page, "main button")
+        assert page.url == url

@@ -18,7 +18,7 @@ from reports.verdicts import Verdict
 from reports.web.api import MAX_HOST_POINTS, MAX_OFFSET, MAX_TOP
 from reports.web.charts import HISTOGRAM_METRICS
 from reports.web.params import EVERY, MAX_SEARCH_CHARS, PAGE_VMS, RECLAIMABLE, REVERSE, USUAL, verdict_key
-from reports.web.routes import ROUTES, Kind
+from reports.web.routes import ROUTES
 from tests.reports.fleets import one_of_each
 from tests.reports.web.house import House, pages
 from tests.reports.web.wire import Got
@@ -63,15 +63,24 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
 
 
 def test_document_names_every_route_and_no_other() -> None:
-    """What is served is described, with the role that it will ask for."""
-    served = {(route.method, route.path): route.role.value for route in ROUTES if route.kind is Kind.API}
+    """What is served is described, with the role that it asks for, or that it is open: pages and API."""
+    served = {(route.method, route.path): "open" if route.role is None else route.role.value for route in ROUTES}
     told = {
-        (method.upper(), path): item[method]["x-fallow-role"]
+        (method.upper(), path): "open" if item[method].get("x-fallow-open") else item[method]["x-fallow-role"]
         for path, item in DOCUMENT["paths"].items()
         for method in METHODS
         if method in item
     }
     assert told == served
+    assert len(served) == len(ROUTES)
+
+
+def test_only_what_is_open_needs_no_proof() -> None:
+    """The document asks for a token or a session wherever a role is needed, and nowhere else."""
+    assert DOCUMENT["security"]
+    for item in DOCUMENT["paths"].values():
+        for one in item.values():
+            assert one.get("security", DOCUMENT["security"]) == ([] if "x-fallow-open" in one else DOCUMENT["security"])
 
 
 def test_every_reference_leads_somewhere() -> None:
@@ -90,6 +99,7 @@ def test_every_reference_leads_somewhere() -> None:
                 walk(part)
 
     walk(DOCUMENT)
+    used |= {f"#/components/securitySchemes/{name}" for way in DOCUMENT["security"] for name in way}
     there = {f"#/components/{kind}/{name}" for kind, parts in DOCUMENT["components"].items() for name in parts}
     assert used == there
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from aggregator.problems import Refused
-from reports.web.routes import ROUTES, Kind, MethodRefused, Role, Router, is_api
+from reports.people.roles import Role
+from reports.web.routes import ROUTES, Kind, MethodRefused, Route, Router, is_api
 
 ROUTER = Router()
 
@@ -16,8 +20,7 @@ def test_every_route_is_found_by_its_path() -> None:
     """The table leads each method and path to its own entry, with what stands in the path."""
     for route in ROUTES:
         path = route.path
-        for name in ("{vm}", "{host}", "{exemption}", "{file}"):
-            path = path.replace(name, "a%2Fb%20%C3%BC")
+        path = re.sub("{[a-z]+}", "a%2Fb%20%C3%BC", path)
         found = ROUTER.find(route.method, path.encode())
         assert found.route is route
         assert found.ids == ("a/b ü",) * route.path.count("{")
@@ -28,10 +31,28 @@ def test_names_of_handlers_are_unique() -> None:
     assert len({route.name for route in ROUTES}) == len(ROUTES)
 
 
-def test_what_changes_something_is_for_operators() -> None:
-    """Only GET is for viewers, and only there."""
-    assert {route.role for route in ROUTES if route.method == "GET"} == {Role.VIEWER}
-    assert {route.role for route in ROUTES if route.method != "GET"} == {Role.OPERATOR}
+def test_what_changes_something_is_not_for_viewers() -> None:
+    """But for their own account, viewers look: whatever else is no GET needs more."""
+    own = ("/logout", "/account")
+    for route in ROUTES:
+        if not route.open and route.method != "GET" and not route.path.startswith(own):
+            assert route.role is not None
+            assert route.role.covers(Role.OPERATOR), route
+
+
+def test_only_doors_are_open() -> None:
+    """What anybody may ask, logged in or not, is this list."""
+    assert {route.path for route in ROUTES if route.open} == {
+        *("/login", "/login/provider", "/login/return", "/first/{secret}", "/password/{secret}"),
+        *("/static/{file}", "/healthz", "/openapi.json"),
+    }
+
+
+@pytest.mark.parametrize("declared", [{}, {"role": Role.VIEWER, "open": True}])
+def test_undeclared_route_is_refused(declared: dict[str, Any]) -> None:
+    """A route that forgets who may use it, or says two things, does not come to exist."""
+    with pytest.raises(ValueError, match="needs a role"):
+        Route("GET", "/x", "x", **declared)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,175 @@
+"""The table `people_account`: within a transaction that the caller has begun."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from reports.people.roles import Role
+from reports.tables import people_account
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9._@+-]{0,63}\Z")
+
+
+class PeopleRefused(Exception):
+    """What was asked for cannot be; the text says why."""
+
+
+class Unfit(PeopleRefused):
+    """A name, a password or a label that cannot be one."""
+
+
+class UnknownPerson(PeopleRefused):
+    """There is no such account, token or link."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Account:
+    """One person or program.
+
+    Attributes:
+        has_password: whether a password opens it.
+        subject: of OpenID Connect, None for a local account.
+        disabled_s: None while it is enabled.
+    """
+
+    name: str
+    role: Role
+    has_password: bool
+    subject: str | None
+    created_s: float
+    created_by: str
+    disabled_s: float | None
+
+
+def normal_name(text: str) -> str | None:
+    """The name of an account as it is kept, of one that was typed; None where no account can have it."""
+    name = text.strip().lower()
+    return name if _NAME.match(name) else None
+
+
+def check_name(text: str) -> str:
+    """The name as it is kept. Raises: Unfit."""
+    name = normal_name(text)
+    if name is None:
+        raise Unfit(f"{text[:80]!r} is no name for an account: 1 to 64 of a-z, 0-9, and . _ @ + - after the first")
+    return name
+
+
+def find_account(connection: sa.Connection, name: str) -> Account | None:
+    """The account of this name, as it is kept."""
+    row = connection.execute(sa.select(people_account).where(people_account.c.name == name)).mappings().first()
+    return None if row is None else _account(row)
+
+
+def find_subject(connection: sa.Connection, subject: str) -> Account | None:
+    """The account that somebody known elsewhere has."""
+    row = connection.execute(sa.select(people_account).where(people_account.c.subject == subject)).mappings().first()
+    return None if row is None else _account(row)
+
+
+def need_account(connection: sa.Connection, name: str) -> Account:
+    """Raises: UnknownPerson."""
+    found = find_account(connection, name)
+    if found is None:
+        raise UnknownPerson(f"{name}: no such account")
+    return found
+
+
+def password_hash_of(connection: sa.Connection, name: str) -> str | None:
+    """None where there is no such account, it is disabled, or no password opens it."""
+    wanted = sa.select(people_account.c.password_hash).where(
+        people_account.c.name == name, people_account.c.disabled_s.is_(None)
+    )
+    known: str | None = connection.scalar(wanted)
+    return known
+
+
+def read_accounts(connection: sa.Connection) -> list[Account]:
+    """All of them, by name."""
+    rows = connection.execute(sa.select(people_account).order_by(people_account.c.name)).mappings()
+    return [_account(row) for row in rows]
+
+
+def has_accounts(connection: sa.Connection) -> bool:
+    """Whether there is any."""
+    return connection.scalar(sa.select(people_account.c.name).limit(1)) is not None
+
+
+def insert_account(
+    connection: sa.Connection,
+    name: str,
+    role: Role,
+    *,
+    password_hash: str | None,
+    now_s: float,
+    by: str,
+    subject: str | None = None,
+) -> None:
+    """Adds an account. Raises: PeopleRefused: the name is taken."""
+    if find_account(connection, name) is not None:
+        raise PeopleRefused(f"{name}: there is such an account already")
+    connection.execute(
+        sa.insert(people_account).values(
+            name=name,
+            role=role.value,
+            password_hash=password_hash,
+            subject=subject,
+            created_s=now_s,
+            created_by=by,
+        )
+    )
+
+
+def update_role(connection: sa.Connection, name: str, role: Role) -> None:
+    """Raises: PeopleRefused: it is the last admin."""
+    if role is not Role.ADMIN:
+        _keep_an_admin(connection, name)
+    _update(connection, name, role=role.value)
+
+
+def update_password(connection: sa.Connection, name: str, password_hash: str) -> None:
+    """Gives it another password."""
+    _update(connection, name, password_hash=password_hash)
+
+
+def disable(connection: sa.Connection, name: str, now_s: float) -> None:
+    """Raises: PeopleRefused: it is the last admin."""
+    _keep_an_admin(connection, name)
+    _update(connection, name, disabled_s=now_s)
+
+
+def enable(connection: sa.Connection, name: str) -> None:
+    """Lets it in again."""
+    _update(connection, name, disabled_s=None)
+
+
+def _keep_an_admin(connection: sa.Connection, name: str) -> None:
+    # Locked: of two admins who are disabled at once one must stay. SQLite has its write lock by now.
+    wanted = (
+        sa.select(people_account.c.name)
+        .where(people_account.c.role == Role.ADMIN.value, people_account.c.disabled_s.is_(None))
+        .order_by(people_account.c.name)
+        .with_for_update()
+    )
+    admins = set(connection.scalars(wanted))
+    if admins == {name}:
+        raise PeopleRefused(f"{name}: is the last admin who is let in: make another one first")
+
+
+def _update(connection: sa.Connection, name: str, **values: object) -> None:
+    connection.execute(sa.update(people_account).where(people_account.c.name == name).values(**values))
+
+
+def _account(row: sa.RowMapping) -> Account:
+    return Account(
+        name=row["name"],
+        role=Role(row["role"]),
+        has_password=row["password_hash"] is not None,
+        subject=row["subject"],
+        created_s=row["created_s"],
+        created_by=row["created_by"],
+        disabled_s=row["disabled_s"],
+    )

@@ -1,0 +1,96 @@
+"""How often a password may be tried: per account and per address, with waits that double. Pure but for a lock."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass
+
+from aggregator.problems import Problem, Refused
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """Of one kind of key.
+
+    Args:
+        free: failures in a row before the first wait.
+        first_wait_s: doubles with each failure after that, up to `most_wait_s`.
+        forget_s: without a failure for so long, all is forgotten.
+    """
+
+    free: int
+    first_wait_s: float
+    most_wait_s: float
+    forget_s: float
+
+
+# A person mistypes a few times; behind one address sit many people.
+ACCOUNT = Rule(free=5, first_wait_s=2.0, most_wait_s=300.0, forget_s=3600.0)
+ADDRESS = Rule(free=20, first_wait_s=2.0, most_wait_s=900.0, forget_s=3600.0)
+MAX_KEYS = 20_000
+
+
+@dataclass(slots=True)
+class _Tries:
+    failures: int
+    last_s: float
+    open_s: float
+
+
+class Throttle:
+    """Counts tries. Any thread may use it. A try counts as failed until `succeeded` says otherwise, so that many at
+    once win nothing.
+
+    Args: max_keys: the keys that are remembered; those longest without a try are forgotten first.
+    """
+
+    def __init__(self, *, account: Rule = ACCOUNT, address: Rule = ADDRESS, max_keys: int = MAX_KEYS) -> None:
+        self._rules = {"account": account, "address": address}
+        self._max_keys = max_keys
+        self._tries: dict[str, OrderedDict[str, _Tries]] = {kind: OrderedDict() for kind in self._rules}
+        self._lock = threading.Lock()
+
+    def begin(self, account: str, address: str, now_s: float) -> None:
+        """One try. Raises: Refused, 429: it comes too soon; then nothing is counted, and nothing must be checked."""
+        keys = {"account": account, "address": address}
+        with self._lock:
+            wait_s = max(self._wait_s(kind, key, now_s) for kind, key in keys.items())
+            if wait_s > 0:
+                whole_s = math.ceil(wait_s)
+                raise Refused(
+                    Problem(429, "throttled", f"too many wrong tries: wait {whole_s} s", retry_after_s=whole_s)
+                )
+            for kind, key in keys.items():
+                self._count(kind, key, now_s)
+
+    def succeeded(self, account: str, address: str) -> None:
+        """The try was right: the account starts anew, and the address is given this one back."""
+        with self._lock:
+            self._tries["account"].pop(account, None)
+            tries = self._tries["address"].get(address)
+            if tries is not None:
+                tries.failures -= 1
+                tries.open_s = 0.0
+
+    def _wait_s(self, kind: str, key: str, now_s: float) -> float:
+        tries = self._tries[kind].get(key)
+        if tries is None:
+            return 0.0
+        # A clock that was set back must not lock anybody out for longer than the rule says.
+        return min(tries.open_s - now_s, self._rules[kind].most_wait_s)
+
+    def _count(self, kind: str, key: str, now_s: float) -> None:
+        rule, known = self._rules[kind], self._tries[kind]
+        tries = known.pop(key, None)
+        if tries is None or now_s - tries.last_s > rule.forget_s:
+            tries = _Tries(0, now_s, 0.0)
+        tries.failures += 1
+        tries.last_s = now_s
+        over = tries.failures - rule.free
+        # The exponent is bounded, as the wait is: 2.0 ** 1100 would be an error.
+        tries.open_s = now_s + min(rule.first_wait_s * 2.0 ** min(over, 40), rule.most_wait_s) if over >= 0 else 0.0
+        known[key] = tries
+        while len(known) > self._max_keys:
+            known.popitem(last=False)

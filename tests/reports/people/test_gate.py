@@ -1,0 +1,523 @@
+"""Who is let in, on SQLite and on PostgreSQL: log-ins, sessions, tokens, links, and what ends them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from argon2 import PasswordHasher
+
+from aggregator.fleet_db import migrate, open_fleet
+from aggregator.problems import Refused
+from reports.people.accounts import PeopleRefused, UnknownPerson
+from reports.people.gate import REMEMBERED_S, Gate, open_gate
+from reports.people.identity import Identity, Via
+from reports.people.life import Life
+from reports.people.links import LINK_LIFE_S
+from reports.people.passwords import HASHINGS_AT_ONCE, Hasher
+from reports.people.roles import Role, Scope, lesser
+from reports.people.sessions import MAX_SESSIONS, SESSION_COOKIE, digest
+from reports.people.throttle import ACCOUNT, ADDRESS
+from reports.schema import open_report_db
+from reports.tables import people_link, people_session, people_token
+from tests.postgres import postgres_database
+from tests.reports.people.persons import PASSWORD, actor, bearer, enter, quick_hasher
+
+T0 = 1_800_000_000.0
+HERE = "192.0.2.1"
+WRONG = "wrong, and long enough"
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.real)])
+def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[sa.Engine]:
+    """A database with the report's tables."""
+    if request.param == "sqlite":
+        yield from _engine(None, tmp_path)
+    else:
+        with postgres_database(request.config) as url:
+            yield from _engine(url, tmp_path)
+
+
+def _engine(url: str | None, data_dir: Path) -> Iterator[sa.Engine]:
+    fleet = open_fleet(url, data_dir)
+    migrate(fleet)
+    fleet.dispose()
+    made = open_report_db(url, data_dir)
+    yield made
+    made.dispose()
+
+
+@pytest.fixture
+def gate(engine: sa.Engine) -> Gate:
+    """With an admin, ann, and a viewer, bob."""
+    made = open_gate(engine, hasher=quick_hasher())
+    made.people.add("ann", Role.ADMIN, PASSWORD, actor(T0))
+    made.people.add("bob", Role.VIEWER, PASSWORD, actor(T0))
+    return made
+
+
+def cookie(gate: Gate, account: str = "ann", now_s: float = T0, **known: str) -> str:
+    """Logs in, and gives the header of the browser."""
+    session = gate.log_in(account, PASSWORD, HERE, now_s, old_cookie=known.get("old"))
+    return f"other=1; {SESSION_COOKIE}={session.token}"
+
+
+def whats(gate: Gate) -> list[tuple[str, str]]:
+    return [(event.who, event.what) for event in gate.people.events(limit=100)]
+
+
+def test_session_is_of_its_account(gate: Gate) -> None:
+    """Whoever has logged in is known by the cookie, whatever the case of the name; nobody else is."""
+    found = gate.identify(cookie(gate, " Ann "), None, T0)
+    assert found is not None
+    assert (found.account, found.role, found.via) == ("ann", Role.ADMIN, Via.SESSION)
+    assert found.csrf_secret
+    assert found.csrf_secret not in repr(found)
+    for header in (None, "", f"{SESSION_COOKIE}=", f"{SESSION_COOKIE}={'A' * 43}", "x" * 1000):
+        assert gate.identify(header, None, T0) is None
+
+
+def test_database_holds_no_secret(gate: Gate, engine: sa.Engine) -> None:
+    """What opens something stands nowhere: sessions, tokens and links are kept as hashes, passwords as argon2."""
+    session = gate.log_in("ann", PASSWORD, HERE, T0)
+    text = bearer(gate, Role.ADMIN, Scope.READ, T0)
+    link = gate.people.make_password_link("bob", actor(T0))
+    assert session.token not in repr(session)
+    with engine.connect() as connection:
+        tables = ("people_account", "people_session", "people_token", "people_link", "people_event")
+        kept = repr([list(connection.execute(sa.text(f"SELECT * FROM {table}"))) for table in tables])
+        assert connection.scalar(sa.select(people_session.c.token_sha256)) == digest(session.token)
+    assert "$argon2id$" in kept
+    for secret in (PASSWORD, session.token, text.rpartition("_")[2], link):
+        assert secret not in kept
+
+
+def test_session_ends_idle_or_old(gate: Gate) -> None:
+    """Twelve hours without a request, or seven days in all."""
+    header, step_s = cookie(gate), 11 * 3600.0
+    now_s = T0
+    while now_s + step_s - T0 < Life().most_s:
+        now_s += step_s
+        assert gate.identify(header, None, now_s) is not None
+    assert gate.identify(header, None, T0 + Life().most_s + 1) is None
+    idle = cookie(gate)
+    assert gate.identify(idle, None, T0 + Life().idle_s + 1) is None
+
+
+def test_each_log_in_has_an_id_of_its_own(gate: Gate) -> None:
+    """The id that a browser had before, its own or one that somebody planted, is not the one it gets, and ends."""
+    first = cookie(gate)
+    second = cookie(gate, old=first)
+    assert first != second
+    assert gate.identify(first, None, T0) is None
+    planted = f"{SESSION_COOKIE}={'B' * 43}"
+    assert cookie(gate, old=planted) != planted
+    assert gate.identify(planted, None, T0) is None
+
+
+def test_log_out_ends_the_session(gate: Gate) -> None:
+    """At once, here; and that of no other browser."""
+    mine, other = cookie(gate), cookie(gate)
+    assert gate.identify(mine, None, T0) is not None
+    gate.log_out(mine, HERE, T0)
+    gate.log_out(mine, HERE, T0)
+    gate.log_out(None, HERE, T0)
+    assert gate.identify(mine, None, T0) is None
+    assert gate.identify(other, None, T0) is not None
+    assert whats(gate)[0] == ("ann", "logged out")
+
+
+@pytest.mark.parametrize("what", ["password", "role", "disabled", "everywhere"])
+def test_changes_end_sessions(gate: Gate, what: str) -> None:
+    """A new password, another role, an account that is disabled, or the wish to: nobody goes on as before."""
+    header, other = cookie(gate, "bob"), cookie(gate)
+    people, by = gate.people, actor(T0)
+    {
+        "password": lambda: people.set_password("bob", WRONG, by),
+        "role": lambda: people.set_role("bob", Role.OPERATOR, by),
+        "disabled": lambda: people.disable("bob", by),
+        "everywhere": lambda: people.end_sessions("bob", by),
+    }[what]()
+    gate.changed()
+    assert gate.identify(header, None, T0) is None
+    assert gate.identify(other, None, T0) is not None
+
+
+def test_what_another_process_takes_away_is_gone_in_seconds(gate: Gate, engine: sa.Engine) -> None:
+    """What is remembered is forgotten soon: a session and a token that the command line ends."""
+    header = cookie(gate, "bob")
+    text = bearer(gate, Role.OPERATOR, Scope.WRITE, T0)
+    assert gate.identify(header, None, T0) is not None
+    assert gate.identify(None, text, T0) is not None
+    elsewhere = open_gate(engine, hasher=quick_hasher())
+    elsewhere.people.disable("bob", actor(T0))
+    elsewhere.people.disable("operator-ann", actor(T0))
+    assert gate.identify(header, None, T0 + REMEMBERED_S) is None
+    assert gate.identify(None, text, T0 + REMEMBERED_S) is None
+
+
+def test_sessions_of_one_account_are_bounded(gate: Gate) -> None:
+    """The oldest end, so that no script fills the table."""
+    headers = [cookie(gate, now_s=T0 + number) for number in range(MAX_SESSIONS + 5)]
+    now_s = T0 + MAX_SESSIONS + 5
+    known = [gate.identify(header, None, now_s) is not None for header in headers]
+    assert known == [False] * 5 + [True] * MAX_SESSIONS
+
+
+def test_wrong_passwords_are_refused_and_written_down(gate: Gate) -> None:
+    """Wrong, empty, endless, of nobody, with odd characters: one answer for all, which tells nobody apart."""
+    gate.people.add("ci", Role.OPERATOR, None, actor(T0))
+    said: set[tuple[int, str]] = set()
+    for account, password in (
+        *(("ann", WRONG), ("ann", ""), ("ann", "x" * 1_000_000), ("ann", PASSWORD + "x" * 2_000), ("nobody", PASSWORD)),
+        *(("ci", ""), ("ann\x00", PASSWORD), ("\ud800", "\ud800"), ("<b>", PASSWORD), ("ann' OR 1=1 --", PASSWORD)),
+    ):
+        with pytest.raises(Refused) as refused:
+            gate.log_in(account, password, f"{HERE}{len(said)}", T0)
+        said.add((refused.value.problem.status, refused.value.problem.detail))
+    assert len(said) == 1
+    assert whats(gate)[0][1] == "log-in failed"
+
+
+def test_unknown_account_costs_the_same(gate: Gate) -> None:
+    """A password is hashed for an account that does not exist too."""
+    known: list[str | None] = []
+
+    class Counting(Hasher):
+        def verify(self, known_hash: str | None, password: str) -> bool:
+            known.append(known_hash)
+            return super().verify(known_hash, password)
+
+    counting = open_gate(gate._engine, hasher=Counting(quick_hasher()._hasher))
+    for account in ("ann", "nobody", "not a name!"):
+        with pytest.raises(Refused):
+            counting.log_in(account, WRONG, HERE, T0)
+    assert [each is None for each in known] == [False, True, True]
+
+
+def test_login_brute_force_429(gate: Gate) -> None:
+    """After some wrong tries an account is locked for a time that doubles, whatever the password; then it opens."""
+    refusals: list[int] = []
+    now_s = T0
+    for _ in range(60):
+        with pytest.raises(Refused) as refused:
+            gate.log_in("ann", WRONG, f"192.0.2.{len(refusals)}", now_s)
+        refusals.append(refused.value.problem.status)
+        now_s += 1
+    assert refusals[: ACCOUNT.free] == [401] * ACCOUNT.free
+    assert refusals.count(401) <= ACCOUNT.free + 6
+    with pytest.raises(Refused) as locked:
+        gate.log_in("ann", PASSWORD, "192.0.2.200", now_s)
+    wait_s = locked.value.problem.retry_after_s
+    assert locked.value.problem.status == 429
+    assert wait_s is not None
+    assert gate.log_in("ann", PASSWORD, "192.0.2.200", now_s + wait_s).account == "ann"
+    assert ("ann", "log-in throttled") in whats(gate)
+    assert gate.log_in("bob", PASSWORD, "192.0.2.201", T0).account == "bob"
+
+
+def test_login_brute_force_429_over_many_accounts(gate: Gate) -> None:
+    """One address that tries a password on many accounts is locked too; others are not."""
+    statuses = []
+    for number in range(ADDRESS.free + 20):
+        with pytest.raises(Refused) as refused:
+            gate.log_in(f"account-{number}", PASSWORD, HERE, T0)
+        statuses.append(refused.value.problem.status)
+    assert statuses == [401] * ADDRESS.free + [429] * 20
+    assert gate.log_in("ann", PASSWORD, "192.0.2.9", T0).account == "ann"
+
+
+def test_many_tries_at_once_win_nothing(gate: Gate) -> None:
+    """Tries in parallel are counted before they are checked, and no more hash at a time than there is room for."""
+
+    def attempt(number: int) -> int:
+        try:
+            gate.log_in("ann", WRONG, f"192.0.2.{number}", T0)
+        except Refused as refused:
+            return refused.problem.status
+        return 200
+
+    with ThreadPoolExecutor(16) as pool:
+        statuses = list(pool.map(attempt, range(64)))
+    assert statuses.count(401) + statuses.count(503) == ACCOUNT.free
+    assert statuses.count(429) == 64 - ACCOUNT.free
+
+
+def test_hashings_at_once_are_bounded() -> None:
+    """The third that comes while two run is told to come back: 503, at once."""
+    inside, go_on = threading.Barrier(HASHINGS_AT_ONCE + 1), threading.Event()
+    hasher = quick_hasher()
+
+    class Slow:
+        def hash(self, _password: str) -> str:
+            return "nobody"
+
+        def verify(self, *_: object) -> None:
+            inside.wait()
+            go_on.wait()
+
+    hasher._hasher = Slow()  # type: ignore[assignment]
+    with ThreadPoolExecutor(HASHINGS_AT_ONCE) as pool:
+        running = [pool.submit(hasher.verify, "x", "y") for _ in range(HASHINGS_AT_ONCE)]
+        inside.wait()
+        with pytest.raises(Refused) as refused:
+            hasher.verify("x", "y")
+        go_on.set()
+        assert [one.result() for one in running] == [True] * HASHINGS_AT_ONCE
+    assert (refused.value.problem.status, refused.value.problem.retry_after_s) == (503, 1)
+
+
+def test_token_goes_no_further_than_scope_and_role(gate: Gate) -> None:
+    """Whichever is less counts, and that of today: a role that is taken away takes its tokens along."""
+    for role in Role:
+        for scope in Scope:
+            if role.covers(scope.role):
+                found = gate.identify(None, bearer(gate, role, scope, T0), T0)
+                assert found == Identity(account=f"{role}-ann", role=scope.role, via=Via.API_TOKEN)
+            else:
+                with pytest.raises(PeopleRefused, match="no further"):
+                    bearer(gate, role, scope, T0)
+    assert lesser(Role.ADMIN, Role.VIEWER) is lesser(Role.VIEWER, Role.ADMIN) is Role.VIEWER
+    text = bearer(gate, Role.OPERATOR, Scope.WRITE, T0)
+    gate.people.set_role("operator-ann", Role.VIEWER, actor(T0))
+    gate.changed()
+    found = gate.identify(None, text, T0)
+    assert found is not None
+    assert found.role is Role.VIEWER
+
+
+def test_token_ends(gate: Gate) -> None:
+    """By its time, by its revocation, or with its account."""
+    text = bearer(gate, Role.OPERATOR, Scope.READ, T0)
+    assert gate.identify(None, text, T0 + 3599) is not None
+    assert gate.identify(None, text, T0 + 3600 + REMEMBERED_S) is None
+    (token,) = gate.people.tokens("operator-ann")
+    assert token.used_s == T0 + 3599
+    with pytest.raises(UnknownPerson):
+        gate.people.revoke_token(token.id, actor(T0), account="ann")
+    gate.people.revoke_token(token.id, actor(T0), account="operator-ann")
+    gate.changed()
+    assert gate.identify(None, text, T0) is None
+    with pytest.raises(UnknownPerson):
+        gate.people.revoke_token(token.id, actor(T0))
+
+
+def test_wrong_tokens_open_nothing(gate: Gate) -> None:
+    """A wrong secret, the secret of another id, another scheme; and a cookie beside a wrong token does not count."""
+    one, other = bearer(gate, Role.ADMIN, Scope.ADMIN, T0), bearer(gate, Role.VIEWER, Scope.READ, T0)
+    header = cookie(gate)
+    crossed = f"{one[:22]}{other[22:]}"
+    for wrong in (
+        one[:-1],
+        f"{one[:-1]}{'0' if one[-1] != '0' else '1'}",
+        crossed,
+        one[7:],
+        f"Basic {one[7:]}",
+        "",
+        "Bearer ",
+    ):
+        assert gate.identify(header, wrong, T0) is None
+    assert gate.identify(None, one, T0) is not None
+
+
+def test_last_admin_stays(gate: Gate) -> None:
+    """Neither disabled nor given less; with another one they may go, and the other stays."""
+    people, by = gate.people, actor(T0)
+    with pytest.raises(PeopleRefused, match="last admin"):
+        people.disable("ann", by)
+    with pytest.raises(PeopleRefused, match="last admin"):
+        people.set_role("ann", Role.APPROVER, by)
+    people.set_role("bob", Role.ADMIN, by)
+    people.disable("bob", by)
+    with pytest.raises(PeopleRefused, match="last admin"):
+        people.disable("ann", by)
+    people.enable("bob", by)
+    people.disable("ann", by)
+    with pytest.raises(PeopleRefused, match="last admin"):
+        people.set_role("bob", Role.VIEWER, by)
+
+
+def test_two_admins_do_not_disable_each_other_at_once(gate: Gate) -> None:
+    """Of two changes at one time one is refused: somebody can always get in."""
+    people = gate.people
+    people.set_role("bob", Role.ADMIN, actor(T0))
+    both = threading.Barrier(2)
+
+    def disable(name: str) -> bool:
+        both.wait()
+        try:
+            people.disable(name, actor(T0))
+        except PeopleRefused:
+            return False
+        return True
+
+    with ThreadPoolExecutor(2) as pool:
+        done = list(pool.map(disable, ("ann", "bob")))
+    assert sorted(done) == [False, True]
+
+
+def test_name_is_given_once_to_two_at_once(gate: Gate) -> None:
+    """Of two who add one account at the same time one is told that it is there."""
+    both = threading.Barrier(2)
+
+    def add(role: Role) -> bool:
+        both.wait()
+        try:
+            gate.people.add("cleo", role, None, actor(T0))
+        except PeopleRefused:
+            return False
+        return True
+
+    with ThreadPoolExecutor(2) as pool:
+        assert sorted(pool.map(add, (Role.VIEWER, Role.ADMIN))) == [False, True]
+
+
+def test_first_link_makes_one_admin(engine: sa.Engine) -> None:
+    """Once, within a day, and only while there is no account at all; a newer link ends the older one."""
+    gate = open_gate(engine, hasher=quick_hasher())
+    old = gate.people.make_first_link(actor(T0))
+    secret = gate.people.make_first_link(actor(T0))
+    assert old is not None
+    assert secret is not None
+
+    def use(text: str, now_s: float = T0, password: str = PASSWORD) -> str:
+        return gate.people.use_link(text, "Ann", password, now_s=now_s, address=HERE)
+
+    for wrong, now_s in ((old, T0), ("x" * 43, T0), ("", T0), ("\ud800", T0), (secret, T0 + LINK_LIFE_S)):
+        with pytest.raises(UnknownPerson):
+            use(wrong, now_s)
+    with pytest.raises(PeopleRefused, match="characters"):
+        use(secret, password="short")
+    assert use(secret) == "ann"
+    with pytest.raises(UnknownPerson):
+        use(secret)
+    assert gate.people.make_first_link(actor(T0)) is None
+    assert [one.role for one in gate.people.accounts()] == [Role.ADMIN]
+    assert gate.log_in("ann", PASSWORD, HERE, T0).role is Role.ADMIN
+
+
+def test_first_link_is_void_once_there_are_accounts(engine: sa.Engine) -> None:
+    """One that was printed and never used is no way in after somebody made an account otherwise."""
+    gate = open_gate(engine, hasher=quick_hasher())
+    secret = gate.people.make_first_link(actor(T0))
+    assert secret is not None
+    gate.people.add("bob", Role.VIEWER, PASSWORD, actor(T0))
+    with pytest.raises(UnknownPerson, match="accounts by now"):
+        gate.people.use_link(secret, "eve", PASSWORD, now_s=T0, address=HERE)
+    assert [one.name for one in gate.people.accounts()] == ["bob"]
+
+
+def test_link_is_used_once_by_two_at_once(gate: Gate, engine: sa.Engine) -> None:
+    """Of two who open one link at the same time one sets the password."""
+    secret = gate.people.make_password_link("bob", actor(T0))
+    both = threading.Barrier(2)
+
+    def use(password: str) -> bool:
+        both.wait()
+        try:
+            gate.people.use_link(secret, "", password, now_s=T0, address=HERE)
+        except (PeopleRefused, Refused):
+            return False
+        return True
+
+    with ThreadPoolExecutor(2) as pool:
+        done = list(pool.map(use, ("one that is long", "another that is")))
+    assert sorted(done) == [False, True]
+    with engine.connect() as connection:
+        assert connection.scalar(sa.select(sa.func.count()).select_from(people_link)) == 1
+
+
+def test_password_link_ends_sessions_and_is_not_for_disabled(gate: Gate) -> None:
+    """A reset logs the account out everywhere; who is disabled gets no link, and an old one opens nothing."""
+    header = cookie(gate, "bob")
+    secret = gate.people.make_password_link("bob", actor(T0))
+    gate.people.disable("bob", actor(T0))
+    with pytest.raises(UnknownPerson, match="disabled"):
+        gate.people.use_link(secret, "", WRONG, now_s=T0, address=HERE)
+    with pytest.raises(PeopleRefused, match="disabled"):
+        gate.people.make_password_link("bob", actor(T0))
+    gate.people.enable("bob", actor(T0))
+    gate.people.use_link(secret, "", WRONG, now_s=T0, address=HERE)
+    assert gate.identify(header, None, T0) is None
+    assert gate.log_in("bob", WRONG, HERE, T0).account == "bob"
+
+
+def test_own_password_needs_the_old_one(gate: Gate) -> None:
+    """A browser left open is not enough; the session that asks goes on, the others end, and tries are throttled."""
+    mine, other = cookie(gate), cookie(gate)
+    who = gate.identify(mine, None, T0)
+    assert who is not None
+    for _ in range(ACCOUNT.free):
+        with pytest.raises(Refused) as refused:
+            gate.change_password(who, WRONG, "new and long enough", cookie_header=mine, by=actor(T0))
+        assert refused.value.problem.status == 401
+    with pytest.raises(Refused) as locked:
+        gate.change_password(who, PASSWORD, "new and long enough", cookie_header=mine, by=actor(T0))
+    assert locked.value.problem.status == 429
+    gate.change_password(who, PASSWORD, "new and long enough", cookie_header=mine, by=actor(T0 + 900))
+    assert gate.identify(mine, None, T0) is not None
+    assert gate.identify(other, None, T0) is None
+
+
+def test_hash_of_older_parameters_is_renewed(gate: Gate, engine: sa.Engine) -> None:
+    """At a log-in, when the password is at hand."""
+    stronger = open_gate(engine, hasher=Hasher(PasswordHasher(time_cost=2, memory_cost=16, parallelism=1)))
+    stronger.log_in("ann", PASSWORD, HERE, T0)
+    with engine.connect() as connection:
+        kept = connection.scalar(sa.text("SELECT password_hash FROM people_account WHERE name = 'ann'"))
+    assert "m=16,t=2" in str(kept)
+    assert stronger.log_in("ann", PASSWORD, HERE, T0).account == "ann"
+
+
+def test_every_change_is_written_down(gate: Gate) -> None:
+    """Who did what to whom; a change that was refused did not happen and is not there."""
+    people, by = gate.people, actor(T0)
+    people.set_role("bob", Role.OPERATOR, by)
+    with pytest.raises(PeopleRefused):
+        people.add("bob", Role.ADMIN, None, by)
+    people.disable("bob", by)
+    told = [(event.who, event.what, event.detail) for event in people.events(limit=3)]
+    assert told[:2] == [("the test", "disabled", "bob"), ("the test", "role changed", "bob to operator")]
+    assert people.events(limit=9, who="bob") == []
+    gate.note("\x1b[31mred\x00", "refused", "x" * 1000, HERE, T0)
+    (odd,) = people.events(limit=1)
+    assert (odd.who, len(odd.detail)) == ("\ufffd[31mred\ufffd", 300)
+
+
+def test_labels_and_lives_of_tokens_are_checked(gate: Gate, engine: sa.Engine) -> None:
+    """A label that can be read, and a time that ends."""
+    for label, life_s in (
+        ("", 60.0),
+        ("x" * 101, 60.0),
+        ("a\x00b", 60.0),
+        ("x", 0.0),
+        ("x", 1e12),
+        ("x", float("nan")),
+    ):
+        with pytest.raises(PeopleRefused):
+            gate.people.make_token("ann", label, Scope.READ, life_s, actor(T0))
+    with engine.connect() as connection:
+        assert connection.scalar(sa.select(people_token.c.id)) is None
+
+
+def test_use_is_no_reason_to_fail(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the database takes no writes for a while, people who are logged in go on reading."""
+    header = cookie(gate)
+
+    def locked(*_: object) -> None:
+        raise sa.exc.OperationalError("UPDATE", {}, Exception("database is locked"))
+
+    monkeypatch.setattr("reports.people.sessions.touch_session", locked)
+    assert gate.identify(header, None, T0 + 3600) is not None
+
+
+def test_entry_of_tests_is_as_that_of_people(gate: Gate) -> None:
+    """What the tests of pages log in with is a session like any other."""
+    entry = enter(gate, Role.OPERATOR, T0)
+    found = gate.identify(entry.cookie, None, T0)
+    assert found is not None
+    assert (found.role, found.csrf_secret) == (Role.OPERATOR, entry.csrf)
