@@ -29,6 +29,9 @@ NAMES: Mapping[str, str] = {
     "simulate": "the consolidation simulator against the published tables, our policy against the published ones",
     "histories": "100,000 random histories of the controller: whatever it did that it never may",
     "relief": "a plan that relieves hot hosts, by every planner: 500 VMs and 100,000",
+    "bad-input": "a million bad inputs at the agents' door: what answers of a wrong class, fails or grows",
+    "slow": "2,000 slow connections beside 1,000 pushes a second: what they do to the times of answers",
+    "reconnect": "10,000 agents come back at once after an hour: how long until all of it is stored",
     "kill": "kill -9 under load, again and again: what was acknowledged against what is stored",
 }
 
@@ -120,7 +123,7 @@ def _number(value: object) -> str:
 def load(name: str) -> Benchmark:
     """The module of benchmark `name`. Raises ConfigError: it, or a package it needs, is not there."""
     try:
-        return cast(Benchmark, importlib.import_module(f"bench.{name}"))
+        return cast(Benchmark, importlib.import_module(f"bench.{name.replace('-', '_')}"))
     except ModuleNotFoundError as error:
         raise ConfigError(f"{name}: {error}: ./run_tests.sh installs what the benchmarks need") from error
 
@@ -163,7 +166,7 @@ def main(
 
 
 def _parser() -> argparse.ArgumentParser:
-    summaries = "\n".join(f"  {name:<10}{summary}" for name, summary in NAMES.items())
+    summaries = "\n".join(f"  {name:<11}{summary}" for name, summary in NAMES.items())
     parser = argparse.ArgumentParser(
         prog="python -m bench",
         description="Measures fallow against its bars. Progress goes to stderr, figures to stdout.",

@@ -14,29 +14,21 @@ import sys
 import tempfile
 import threading
 import time
-import urllib.request
 from contextlib import suppress
 from dataclasses import dataclass, field
 from http.client import HTTPException
 from pathlib import Path
-from urllib.error import HTTPError
 
 from agent.settings import parse_count, parse_host_port
-from bench.demo import Doors, open_doors
+from bench.demo import Doors
 from bench.kill_compare import Findings, compare
-from bench.kill_driver import INTERVAL_S, Counts, KillDriver, VmLedger
+from bench.kill_lives import FLUSH_WITHIN_S, STOP_WITHIN_S, Impatient, Lives
 from bench.load_driver import DriveError
 from bench.outcome import Bar, Outcome, Say
 from bench.programs import Program, ProgramError, Programs
 from bench.tree import processes
 
-FLUSH_INTERVAL = "700ms"  # so that many kills meet a flush
-HISTORY_DAYS = 40
-RETENTION = "60d"
 LOAD_S = (0.2, 2.0)
-_READY_WITHIN_S = 60.0
-_FLUSH_WITHIN_S = 300.0
-_STOP_WITHIN_S = 10.0
 _SAY_EVERY_S = 5.0
 _STARTING_RATIO, _FLUSHED_RATIO, _ALONE_RATIO = 0.15, 0.2, 0.2  # of the kills; the rest is load and the group
 _WORKER_RATIO = 0.35
@@ -62,16 +54,6 @@ def _count(text: str) -> int:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
-class _Impatient:
-    """The clock of `Programs`, which looks ten times as often: a restart is measured by it."""
-
-    def monotonic(self) -> float:
-        return time.monotonic()
-
-    def sleep(self, secs: float, /) -> None:
-        time.sleep(secs / 10)
-
-
 @dataclass(slots=True)
 class Killed:
     """What was done to the aggregator.
@@ -83,7 +65,6 @@ class Killed:
         alone: of `kills`, those that left its workers running.
         workers: kills of workers alone.
         hot_journals: transactions of stores that kills left half done, each by its journal and its time.
-        restart_s: from a start to readiness, one figure a start.
     """
 
     kills: int = 0
@@ -92,33 +73,33 @@ class Killed:
     alone: int = 0
     workers: int = 0
     hot_journals: set[tuple[str, int]] = field(default_factory=set)
-    restart_s: list[float] = field(default_factory=list)
 
 
 def run(options: argparse.Namespace, say: Say) -> Outcome:
     """Kills, restarts and compares. Raises: KillError: the aggregator did not come back, or a push was refused."""
     with tempfile.TemporaryDirectory(prefix="fallow-kill-") as name:
         home = Path(name)
-        programs = Programs(Path(sys.executable).parent, home / "logs", _Impatient())
+        programs = Programs(Path(sys.executable).parent, home / "logs", Impatient())
         trial = Trial(programs, home, random.Random(options.seed), say)
         try:
             trial.enrol(options.vms)
             trial.kill_again_and_again(options.times)
-            trial.end()
+            trial.lives.end()
             say(f"comparing {options.vms} stores with what was acknowledged")
-            findings = compare(home / "data", trial.ledgers)
+            findings = compare(trial.lives.data, trial.lives.ledgers)
         except (ProgramError, DriveError, HTTPException, sqlite3.Error) as error:
             raise KillError(f"{type(error).__name__}: {error}") from error
         finally:
-            trial.driver.close()
+            trial.lives.driver.close()
             programs.stop_all()
     for line in (*findings.rollup_mismatches, *findings.summary_mismatches):
         say(f"WRONG {line}")
-    return outcome(trial.killed, trial.driver.counts, findings)
+    return outcome(trial.killed, trial.lives, findings)
 
 
-def outcome(killed: Killed, counts: Counts, findings: Findings) -> Outcome:
+def outcome(killed: Killed, lives: Lives, findings: Findings) -> Outcome:
     """Figures, and the bars: nothing lost, nothing twice, nothing invented, rollups and summaries as the raw rows."""
+    counts = lives.driver.counts
     figures = {
         "kills": killed.kills,
         "kills_while_starting": killed.starting,
@@ -136,8 +117,8 @@ def outcome(killed: Killed, counts: Counts, findings: Findings) -> Outcome:
         "never_sent_samples": findings.never_sent,
         "rollup_mismatches": len(findings.rollup_mismatches),
         "summary_mismatches": len(findings.summary_mismatches),
-        "restart_median_s": statistics.median(killed.restart_s),
-        "restart_max_s": max(killed.restart_s),
+        "restart_median_s": statistics.median(lives.restart_s),
+        "restart_max_s": max(lives.restart_s),
     }
     names = ("lost_samples", "doubled_samples", "never_sent_samples", "rollup_mismatches", "summary_mismatches")
     return Outcome(figures, tuple(Bar(f"kill: {name.replace('_', ' ')}", float(figures[name]), 0.0) for name in names))
@@ -148,29 +129,15 @@ class Trial:
 
     def __init__(self, programs: Programs, home: Path, draw: random.Random, say: Say) -> None:
         self._programs = programs
-        self._home = home
-        self._data = home / "data"
         self._draw = draw
         self._say = say
+        self.lives = Lives(programs, home / "data", home, draw)
         self.killed = Killed()
-        self.ledgers: list[VmLedger] = []
-        self.driver = KillDriver(self.ledgers, draw)
 
     def enrol(self, vms: int) -> None:
         """Starts the first aggregator, and gives every VM a token and a ledger."""
-        program, doors = self._start()
-        path = self._home / "join.token"
-        path.touch(mode=0o600)
-        argv = ["fallow-aggregator", "join-token", "--data", str(self._data), "--uses", str(vms), "--ttl", "1h"]
-        self._programs.finish(self._programs.start(argv, stdout=path), within_s=_READY_WITHIN_S)
-        join_token = path.read_text("ascii").strip()
-        start_s = int(time.time()) // INTERVAL_S * INTERVAL_S - HISTORY_DAYS * 86_400
-        for salt in range(vms):
-            vm = f"kill-{salt:04d}"
-            body = json.dumps({"join_token": join_token, "vm": vm, "hostname": vm}).encode()
-            token = json.loads(_ask(f"http://{doors.agents}/v1/enroll", body))["token"]
-            last_minute = HISTORY_DAYS * 86_400 // INTERVAL_S
-            self.ledgers.append(VmLedger(vm, token, salt=salt, start_s=start_s, last_minute=last_minute))
+        program, doors = self.lives.start()
+        self.lives.enrol(doors, vms)
         self._kill(program, alone=False)
 
     def kill_again_and_again(self, times: int) -> None:
@@ -178,6 +145,7 @@ class Trial:
         said_s = time.monotonic()
         # The first aggregator, which only enrolled, does not count.
         self.killed = Killed()
+        self.lives.restart_s.clear()
         for _ in range(times):
             luck = self._draw.random()
             if luck < _STARTING_RATIO:
@@ -188,75 +156,43 @@ class Trial:
             if time.monotonic() - said_s > _SAY_EVERY_S:
                 said_s = time.monotonic()
                 self._say(
-                    f"{self.killed.kills} of {times} kills, {self.driver.counts.acknowledged} pushes acknowledged"
+                    f"{self.killed.kills} of {times} kills, {self.lives.driver.counts.acknowledged} pushes acknowledged"
                 )
 
-    def end(self) -> None:
-        """A last life: what is unanswered is sent again, everything is flushed, SIGTERM ends it."""
-        program, doors = self._start()
-        self.driver.connect(parse_host_port(doors.agents))
-        self.driver.settle(_READY_WITHIN_S)
-        report = json.loads(doors.ask("/v1/flush", method="POST", within_s=_FLUSH_WITHIN_S))
-        if report["failures"] or report["summaries_owed"]:
-            raise ProgramError(f"the last flush left something undone: {report}")
-        self.driver.close()
-        program.process.terminate()
-        self._programs.finish(program, within_s=_STOP_WITHIN_S)
-
-    def _start(self, *, wait: bool = True) -> tuple[Program, Doors]:
-        for name in ("agents.address", "admin.address"):
-            (self._data / name).unlink(missing_ok=True)
-        began_s = time.monotonic()
-        program = self._programs.start(
-            [
-                *("fallow-aggregator", "run", "--data", str(self._data)),
-                *("--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"),
-                *("--flush-interval", FLUSH_INTERVAL, "--flush-workers", "2", "--retention-raw", RETENTION),
-            ]
-        )
-        if not wait:
-            return program, Doors("", "", "")
-        doors = open_doors(self._programs, program, self._data)
-        self._programs.wait_until(
-            lambda: _is_ready(doors) or None, running=[program], within_s=_READY_WITHIN_S, what="readiness"
-        )
-        self.killed.restart_s.append(time.monotonic() - began_s)
-        return program, doors
-
     def _kill_while_starting(self) -> None:
-        program, _ = self._start(wait=False)
+        program = self.lives.begin()
         time.sleep(self._draw.uniform(0.05, 1.0))
         self.killed.starting += 1
         self._kill(program, alone=False)
 
     def _kill_under_load(self, *, flushed: bool, alone: bool) -> None:
-        program, doors = self._start()
+        program, doors = self.lives.start()
         load_s = self._draw.uniform(*LOAD_S)
-        self.driver.connect(parse_host_port(doors.agents))
+        self.lives.driver.connect(parse_host_port(doors.agents))
         if flushed:
             self._run_through_a_flush(doors)
             self.killed.flushed += 1
             load_s = self._draw.uniform(0.0, LOAD_S[0])
         if self._draw.random() < _WORKER_RATIO:
             before_s = load_s * self._draw.random()
-            self.driver.run(before_s)
+            self.lives.driver.run(before_s)
             self._kill_a_worker(program)
             load_s -= before_s
-        self.driver.run(load_s)
+        self.lives.driver.run(load_s)
         self._kill(program, alone=alone)
-        self.driver.cut()
+        self.lives.driver.cut()
 
     def _run_through_a_flush(self, doors: Doors) -> None:
         reports: list[str] = []
 
         def ask() -> None:
             with suppress(OSError, HTTPException):
-                reports.append(doors.ask("/v1/flush", method="POST", within_s=_FLUSH_WITHIN_S))
+                reports.append(doors.ask("/v1/flush", method="POST", within_s=FLUSH_WITHIN_S))
 
         flushing = threading.Thread(target=ask, daemon=True)
         flushing.start()
         while flushing.is_alive():
-            self.driver.run(_SLICE_S)
+            self.lives.driver.run(_SLICE_S)
         if not reports or json.loads(reports[0])["failures"]:
             raise ProgramError(f"a flush under load failed: {reports}")
 
@@ -272,11 +208,11 @@ class Trial:
             # Not waited for: while its pid is taken, so is the number of the group in which its workers live on.
             self.killed.alone += 1
             os.kill(program.process.pid, signal.SIGKILL)
-            self._programs.finish(program, within_s=_STOP_WITHIN_S, accepted=(-signal.SIGKILL,))
+            self._programs.finish(program, within_s=STOP_WITHIN_S, accepted=(-signal.SIGKILL,))
         else:
             os.killpg(program.process.pid, signal.SIGKILL)
             program.process.wait()
-            for path in (self._data / "stores").rglob("*.db-journal"):
+            for path in (self.lives.data / "stores").rglob("*.db-journal"):
                 # A store keeps its journal, and empties it when a transaction ends.
                 if (found := path.stat()).st_size:
                     self.killed.hot_journals.add((path.name, found.st_mtime_ns))
@@ -292,21 +228,3 @@ def _command_line(folder: Path) -> bytes:
         return (folder / "cmdline").read_bytes()
     except OSError:
         return b""
-
-
-def _ask(url: str, body: bytes | None = None) -> bytes:
-    request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
-    # Without this, a proxy of the environment would be asked for our own loopback.
-    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with direct.open(request, timeout=_READY_WITHIN_S) as answer:
-        return bytes(answer.read())
-
-
-def _is_ready(doors: Doors) -> bool:
-    try:
-        _ask(f"http://{doors.agents}/readyz")
-    except HTTPError as error:
-        if error.code == 503:
-            return False
-        raise
-    return True

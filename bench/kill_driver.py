@@ -144,6 +144,10 @@ class Counts:
     cut_off: int = 0
 
 
+class LinkLostError(DriveError):
+    """A connection could not be made, or was closed by the other side, as when that dies."""
+
+
 class _Link:
     """One VM's connection."""
 
@@ -168,13 +172,13 @@ class KillDriver:
         self.counts = Counts()
 
     def connect(self, address: tuple[str, int]) -> None:
-        """Opens all connections and sends the first push on each. Raises: DriveError."""
+        """Opens all connections and sends the first push on each. Raises: LinkLostError."""
         self._epoll = select.epoll()
         for ledger in self._ledgers:
             try:
                 sock = socket.create_connection(address, timeout=10)
             except OSError as error:
-                raise DriveError(f"{address[0]}:{address[1]}: {error}") from error
+                raise LinkLostError(f"{address[0]}:{address[1]}: {error}") from error
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.setblocking(False)
             link = self._links[sock.fileno()] = _Link(sock, ledger)
@@ -182,14 +186,17 @@ class KillDriver:
             self._send_next(link)
 
     def run(self, seconds: float) -> None:
-        """Pushes for so long. Raises: DriveError: a push was refused for good, or a connection broke."""
+        """Pushes for so long. Raises: DriveError: a push was refused for good. LinkLostError."""
+        for link in self._links.values():
+            if not link.ledger.pending:  # all is answered after `settle`
+                self._send_next(link)
         ends_s = time.monotonic() + seconds
         while (now_s := time.monotonic()) < ends_s:
             self._resume(now_s)
             for fileno, _ in self._poll(min(_PAUSE_S, ends_s - now_s)):
                 link = self._links[fileno]
                 if not self._receive(link):
-                    raise DriveError(f"the connection of {link.ledger.vm} was closed")
+                    raise LinkLostError(f"the connection of {link.ledger.vm} was closed")
                 self._take_answers(link, resend=True)
 
     def settle(self, within_s: float) -> None:
@@ -203,7 +210,7 @@ class KillDriver:
             for fileno, _ in self._poll(_PAUSE_S):
                 link = self._links[fileno]
                 if not self._receive(link):
-                    raise DriveError(f"the connection of {link.ledger.vm} was closed")
+                    raise LinkLostError(f"the connection of {link.ledger.vm} was closed")
                 self._take_answers(link, resend=False)
 
     def cut(self) -> None:

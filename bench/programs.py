@@ -71,20 +71,26 @@ class Programs:
         """Makes whoever waits, now or next, raise KeyboardInterrupt; safe in a signal handler."""
         self._interrupted = True
 
-    def start(self, argv: Sequence[str], *, stdout: Path | None = None, inherit: bool = False) -> Program:
-        """Starts a console script.
+    def start(
+        self, argv: Sequence[str], *, stdout: Path | None = None, inherit: bool = False, under: Sequence[str] = ()
+    ) -> Program:
+        """Starts a console script, or the program of an absolute path.
 
-        Args: stdout: file for its results, beside the log.  inherit: its results go where ours do.
+        Args:
+            stdout: file for its results, beside the log.
+            inherit: its results go where ours do.
+            under: a command line that is given ours to run, such as that of strace; the process is that one's.
         Raises: ProgramError: it cannot be started.
         """
-        name = f"{argv[0]}-{argv[1]}" if len(argv) > 1 and not argv[1].startswith("-") else argv[0]
+        command = Path(argv[0]).name
+        name = f"{command}-{argv[1]}" if len(argv) > 1 and not argv[1].startswith("-") else command
         self._logs.mkdir(parents=True, exist_ok=True)
         log = self._logs / f"{name}.log"
         with open(log, "ab") as errors, open(stdout or os.devnull, "wb") as results:
             out = None if inherit else results if stdout else errors
             try:
                 process = subprocess.Popen(
-                    [str(self.folder / argv[0]), *argv[1:]],
+                    [*under, str(self.folder / argv[0]), *argv[1:]],
                     stdin=subprocess.DEVNULL,
                     stdout=out,
                     stderr=errors,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from enum import StrEnum
@@ -139,7 +140,7 @@ def encode_plan(plan: Plan) -> str:
 def decode_plan(text: str) -> Plan:
     """The plan of `encode_plan`. Raises: ValueError: it is none, or of another format."""
     try:
-        document = json.loads(text)
+        document = _document(text)
         if document.pop("format") != FORMAT:
             raise ValueError("the plan is of another version of this program")
         steps = tuple(_step(step) for step in document.pop("steps"))
@@ -157,7 +158,7 @@ def encode_step(step: Step) -> str:
 def decode_step(text: str) -> Step:
     """The step of `encode_step`. Raises: ValueError: it is none."""
     try:
-        return _step(json.loads(text))
+        return _step(_document(text))
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"not a step: {error}") from error
 
@@ -170,6 +171,21 @@ def renumbered(steps: tuple[Step, ...]) -> tuple[Step, ...]:
 def _canonical(document: Mapping[str, Any]) -> str:
     # As `asdict` would tell it, without its deep copies.
     return json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False, default=_fields)
+
+
+def _document(text: str) -> Any:
+    # Python's JSON knows NaN and infinity: a plan that ends at neither would never expire.
+    try:
+        return json.loads(text, parse_constant=_finite, parse_float=_finite)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is not a number that can be written down")
+    return value
 
 
 def _fields(value: Any) -> dict[str, object]:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 DONE = 0
 MODES = ("honest", "reference")
 _SAY_EVERY_TICKS = 10
+_MAX_DAYS = 400  # no more is kept of a fleet
 _EXAMPLES = f"""\
 policies: {", ".join(NAMES)}
   A combination takes a parameter of its overload test: THR-MMT-0.9.
@@ -74,7 +75,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--days",
         metavar="N",
-        type=_count,
+        type=_days,
         default=1,
         help="the last N days of a trace with times, or of the fleet (default: 1)",
     )
@@ -184,11 +185,14 @@ def _policy(text: str) -> PolicyName:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
-def _count(text: str) -> int:
+def _days(text: str) -> int:
     try:
-        return parse_count(text)
+        days = parse_count(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
+    if days > _MAX_DAYS:
+        raise argparse.ArgumentTypeError(f"{days} is more than {_MAX_DAYS} days")
+    return days
 
 
 def _seed(text: str) -> int:

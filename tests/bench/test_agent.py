@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.link import Link, Server, tls_context
+from agent.link import Link, Server, Trust
 from bench.agent import AgentDiedError, Sink, _wait_for, add_options, cpu_s, make_certificate, memory_bytes, serve
 
 pytestmark = pytest.mark.real
@@ -35,7 +35,7 @@ def test_the_sink_enrols_and_counts_samples(tmp_path: Path) -> None:
     ca, context = make_certificate(tmp_path)
     sink = Sink()
     with serve(sink, context) as port:
-        link = Link(Server(True, "127.0.0.1", port), context=tls_context(ca))
+        link = Link(Server(True, "127.0.0.1", port), trust=Trust(ca))
         assert link.post("/v1/enroll", b'{"vm": "a"}', {}).status == 201
         assert link.post("/v1/samples", b'{"samples": [{"ts": 60}, {"ts": 120}]}', {}).status == 204
         link.close()
