@@ -318,8 +318,12 @@ class Rotator:
         if credential is None or not self._is_due() or self._mono() < self._not_before_s:
             return False
         try:
-            self._save(rotate(self._post, credential))
+            fresh = rotate(self._post, credential)
             self._file.refresh()
+            # Enrolled by hand meanwhile: that token came later, and this one counts no more.
+            if self._file.credential() == credential:
+                self._save(fresh)
+                self._file.refresh()
         except (EnrolmentError, UnreachableError, ConfigError, OSError) as error:
             self._not_before_s = self._mono() + hold_s(self._chance())
             log.warning("the token stays as it is, an exchange failed: %s", error)

@@ -128,9 +128,10 @@ def _address(text: str) -> IPv4Address | IPv6Address | None:
         address = ip_address(text)
     except ValueError:
         return None
-    # A socket for both families shows IPv4 peers so.
-    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
-    return address if mapped is None else mapped
+    if isinstance(address, IPv6Address):
+        # A socket for both families shows IPv4 peers so. A zone (`%eth0`) goes: any text may stand in it.
+        return address.ipv4_mapped or IPv6Address(int(address))
+    return address
 
 
 def _without_port(text: str) -> str:

@@ -52,7 +52,7 @@ class SiteLimits:
     """
 
     connections: int = 512
-    per_address: int = 64
+    per_address: int = 256
     request_s: float = REQUEST_DEADLINE_S
     answer_s: float = 900.0
     linger_s: float = 5.0

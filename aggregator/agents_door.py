@@ -14,9 +14,10 @@ from twisted.internet.defer import Deferred
 
 from agent.wire import is_vm_id
 from aggregator.answers import STORED, STORED_CLOSE, render
+from aggregator.clock_doubt import ClockDoubt
 from aggregator.connection import HttpConnection, Slot
 from aggregator.connections import HttpConnectionFactory, failure_now
-from aggregator.decode import CLOCKS_APART_S, Push, clocks_apart, decode_push, decompress
+from aggregator.decode import CLOCKS_APART_S, ClocksApart, Push, clocks_apart, decode_push, decompress
 from aggregator.door_parts import Clock, DoorParts, TokenKeys
 from aggregator.enrolment import MAX_ENROLMENT_BYTES
 from aggregator.http import Request
@@ -129,12 +130,17 @@ class AgentsDoor(HttpConnection):
             self.factory.note_dropped(vm, request.fallow_dropped)
         received_s = self.parts.clock()
         encoding = request.content_encoding
-        push = decode_push(
-            request.body,
-            content_encoding=encoding.decode("latin-1") if encoding else None,
-            now_s=received_s,
-            limits=self.parts.limits.decode,
-        )
+        try:
+            push = decode_push(
+                request.body,
+                content_encoding=encoding.decode("latin-1") if encoding else None,
+                now_s=received_s,
+                limits=self.parts.limits.decode,
+            )
+        except ClocksApart as apart:
+            if self.factory.clock_doubt.is_ours(vm, received_s):
+                raise
+            raise Refused(apart.otherwise) from apart
         if push.vm != vm:
             raise Refused(Problem(403, "wrong-vm", f"Fallow-VM is {vm[:64]!r}, but the body is of {push.vm!r}"))
         self.keep(push, received_s)
@@ -200,7 +206,9 @@ class AgentsDoor(HttpConnection):
         rejected: list[dict[str, object]] = []
         cutoff_ts = received_s - parts.raw_retention_s
         if push.oldest_ts < cutoff_ts:
-            if received_s - push.sent_s > CLOCKS_APART_S and push.oldest_ts >= push.sent_s - parts.raw_retention_s:
+            apart = received_s - push.sent_s > CLOCKS_APART_S
+            young_there = push.oldest_ts >= push.sent_s - parts.raw_retention_s
+            if apart and young_there and self.factory.clock_doubt.is_ours(push.vm, received_s):
                 raise Refused(clocks_apart(push.sent_s, received_s))
             young, rejected = without_old(push, cutoff_ts)
             parts.counters.samples_too_old += len(rejected)
@@ -272,12 +280,14 @@ class AgentsDoorFactory(HttpConnectionFactory):
     Attributes:
         enrolling: enrolments and rotations under way.
         in_flight: by VM, pushes on their way to the disk.
+        clock_doubt: whose clock is wrong, ours or a VM's.
     """
 
     def __init__(self, parts: DoorParts, clock: Clock, door: type[AgentsDoor] = AgentsDoor) -> None:
         super().__init__(parts.limits, parts.counters, clock, parts.proxies)
         self.parts = parts
         self.enrolling = 0
+        self.clock_doubt = ClockDoubt(parts.buffer.heard_between)
         self._dropped: dict[str, int] = {}
         self.in_flight: dict[str, int] = {}
         self._door = door

@@ -239,6 +239,10 @@ class Buffer:
             del self._entries[vm_id]
         return len(silent)
 
+    def heard_between(self, from_s: float, to_s: float) -> int:
+        """How many VMs had their newest push taken between two times of our clock, Unix seconds."""
+        return sum(from_s <= entry.received_s <= to_s for entry in self._entries.values())
+
     def skews_s(self) -> list[float]:
         """Clock skew of every VM in memory."""
         return [entry.skew_s for entry in self._entries.values()]

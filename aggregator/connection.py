@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.protocol import Protocol, connectionDone
@@ -22,6 +23,8 @@ from aggregator.problems import Problem, Refused
 if TYPE_CHECKING:
     from socket import socket
 
+# No agent's push of an hour is as large: those come through also while strangers fill what there is for the others.
+_SMALL_BODY_BYTES = 64 << 10
 _BROKEN = Problem(500, "internal", "the aggregator failed on this request; it is logged there", close=True)
 
 
@@ -96,6 +99,7 @@ class HttpConnection(Protocol):
         self._closing_s: float | None = None
         self._crowded = False
         self._gone = False
+        self._unfinished_bytes = 0
 
     def on_request(self, request: Request) -> None:
         """Sees to it that one slot is appended and settled, now or later. Raises Refused: the answer."""
@@ -131,7 +135,10 @@ class HttpConnection(Protocol):
         try:
             parser = self._parser
             events = parser.feed(data)
+            if self._unfinished_bytes or not parser.between:
+                self._count_unfinished(parser.unfinished_bytes)
             if not events:
+                self._bound_unfinished()
                 return
             self._begun_s = None if parser.between else self.factory.now_s
             for event in events:
@@ -154,6 +161,7 @@ class HttpConnection(Protocol):
         """The connection is gone; what was on its way to the disk is stored all the same."""
         self._gone = True
         self._socket = None
+        self._count_unfinished(0)
         self.factory.left(self)
 
     def pauseProducing(self) -> None:
@@ -170,6 +178,17 @@ class HttpConnection(Protocol):
 
     def stopProducing(self) -> None:
         """The transport has ended; `connectionLost` does the rest."""
+
+    def _bound_unfinished(self) -> None:
+        """A body is held before anybody knows whose it is: all of them together must fit into memory."""
+        factory = self.factory
+        if self._unfinished_bytes > _SMALL_BODY_BYTES and factory.unfinished_bytes > factory.limits.unfinished_bytes:
+            problem = factory.later("unfinished", "too many large requests are under way")
+            self.refuse(replace(problem, close=True))
+
+    def _count_unfinished(self, held_bytes: int) -> None:
+        self.factory.unfinished_bytes += held_bytes - self._unfinished_bytes
+        self._unfinished_bytes = held_bytes
 
     # Requests and answers.
 

@@ -47,6 +47,7 @@ class HttpConnectionFactory(Factory):
         proxies: whose connections are not counted by address.
     Attributes:
         now_s: the clock as of the last sweep, good enough for deadlines.
+        unfinished_bytes: held of requests that are not whole yet.
         nearly_full: answers ask their connections to end, so that there is room for others.
     """
 
@@ -57,6 +58,7 @@ class HttpConnectionFactory(Factory):
         self.limits = limits
         self.counters = counters
         self.now_s = clock.seconds()
+        self.unfinished_bytes = 0
         self.nearly_full = False
         self._clock = clock
         self._connections: set[OpenConnection] = set()

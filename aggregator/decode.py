@@ -125,7 +125,7 @@ def decode_push(
         limits: bounds.
 
     Raises: Refused: 400 not well-formed, 413 too much, 415 unknown encoding, 422 of a wrong type or out of range,
-        503 too far ahead by our clock but not by the VM's.
+        ClocksApart: too far ahead by our clock, but not by the VM's.
     """
     if content_encoding is not None:
         body = decompress(body, content_encoding, limits.body_bytes)
@@ -164,14 +164,24 @@ def decode_push(
 
 
 def clocks_apart(sent_s: float, received_s: float) -> Problem:
-    """Why a push must wait whose samples are as young as they should be by its own clock, but not by ours.
-
-    Refused for good they would be lost for a clock that somebody sets right tomorrow, and it may well be ours.
-    """
+    """Why samples must wait that are as young as they should be by the clocks of most VMs, and not by ours."""
     apart_h = (sent_s - received_s) / 3600
     how = "ahead of" if apart_h > 0 else "behind"
-    detail = f"this VM's clock is {abs(apart_h):.0f} h {how} the aggregator's: one of them is wrong"
+    detail = f"this VM's clock is {abs(apart_h):.0f} h {how} the aggregator's, and so are most others"
     return Problem(503, "clock", detail, retry_after_s=_CLOCK_RETRY_S)
+
+
+class ClocksApart(Refused):
+    """Samples are too far ahead by our clock, and not by the VM's: one of the two is wrong.
+
+    Its own answer is that of `clocks_apart`, for as long as it may be ours.
+
+    Args: otherwise: the answer where it is the VM's.
+    """
+
+    def __init__(self, sent_s: float, received_s: float, otherwise: Problem) -> None:
+        super().__init__(clocks_apart(sent_s, received_s))
+        self.otherwise = otherwise
 
 
 def decompress(body: bytes, content_encoding: str, max_bytes: int) -> bytes:
@@ -241,10 +251,11 @@ def _refuse_sample(samples: Sequence[Any], interval_s: int, now_s: float, sent_s
     for index, sample in enumerate(samples):
         if sample.ts % interval_s:
             _refuse_value(f"samples[{index}].ts: {sample.ts} is not a multiple of interval_s {interval_s}", "timestamp")
-        if now_s + MAX_AHEAD_S < sample.ts <= sent_s + MAX_AHEAD_S and sent_s - now_s > CLOCKS_APART_S:
-            raise Refused(clocks_apart(sent_s, now_s))
         if sample.ts > now_s + MAX_AHEAD_S:
-            _refuse_value(f"samples[{index}].ts: {sample.ts} is more than {MAX_AHEAD_S // 3600} h ahead", "timestamp")
+            detail = f"samples[{index}].ts: {sample.ts} is more than {MAX_AHEAD_S // 3600} h ahead"
+            if sample.ts <= sent_s + MAX_AHEAD_S and sent_s - now_s > CLOCKS_APART_S:
+                raise ClocksApart(sent_s, now_s, Problem(422, "timestamp", detail))
+            _refuse_value(detail, "timestamp")
         if sample.mem_used_bytes > sample.mem_total_bytes:
             _refuse_value(f"samples[{index}].mem_used_bytes: is more than mem_total_bytes", "value")
     raise ValueError("no sample to refuse")

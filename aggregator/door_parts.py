@@ -71,6 +71,9 @@ class Added(Protocol):
 class Buffer(Protocol):
     """Holds what is durable but not yet in the stores."""
 
+    def heard_between(self, from_s: float, to_s: float, /) -> int:
+        """How many VMs had their newest push taken between two times of our clock, Unix seconds."""
+
     def admit(self, push: Push, received_s: float, /) -> Problem | None:
         """Before the journal: why the push cannot be taken now (full 503, identity conflict 409)."""
 
@@ -98,6 +101,7 @@ class DoorLimits:
         farewell_s: how long the answers that connections wait for are waited for at the end of the program.
         sweep_s: how often the deadlines are looked at; each may be late by this.
         queued_bytes: pushes are answered 503 while more than this waits for the disk.
+        unfinished_bytes: bodies of requests that are not whole yet, of all connections; above, large ones are 503.
         enrolments: under way at once; above, 429.
         retry_after_s: smallest wait asked for with 429 and 503; some are told up to three times it, to spread them.
     """
@@ -112,6 +116,7 @@ class DoorLimits:
     farewell_s: float = 2.0
     sweep_s: float = 1.0
     queued_bytes: int = 64 << 20
+    unfinished_bytes: int = 256 << 20
     enrolments: int = 64
     retry_after_s: int = 5
     http: HttpLimits = field(default_factory=HttpLimits)

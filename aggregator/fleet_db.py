@@ -26,6 +26,7 @@ FILE_NAME = "fleet.db"
 BUSY_TIMEOUT_S = 10
 # For a server of PostgreSQL that is silent, and for a connection of the pool when all are in use.
 CONNECT_TIMEOUT_S = 5
+SERVER_GONE_S = 15  # a server that acknowledges nothing for so long is away
 POOL_TIMEOUT_S = 10
 
 _READS = "fallow_reads"
@@ -225,8 +226,10 @@ def _create_engine(url: sa.URL) -> sa.Engine:
     try:
         if url.drivername != "postgresql+psycopg":
             return sa.create_engine(url)
-        # Without it psycopg waits for minutes; who sets one in the URL means it.
-        limits = {} if "connect_timeout" in url.query else {"connect_timeout": CONNECT_TIMEOUT_S}
+        # Without them psycopg waits for minutes, for a connection and for a server that vanished; who sets one in the
+        # URL means it.
+        usual = {"connect_timeout": CONNECT_TIMEOUT_S, "tcp_user_timeout": SERVER_GONE_S * 1000}
+        limits = {name: value for name, value in usual.items() if name not in url.query}
         return sa.create_engine(url, connect_args=limits, pool_timeout=POOL_TIMEOUT_S)
     except (ImportError, sa.exc.NoSuchModuleError) as error:
         raise ConfigError(f"database: {url.render_as_string()}: its driver is not installed ({error})") from error

@@ -149,6 +149,11 @@ class RequestParser:
             self._events = []
         return events
 
+    @property
+    def unfinished_bytes(self) -> int:
+        """What is held of the body of a request that is not whole yet."""
+        return 0 if self.between else self._body_bytes
+
     # httptools calls these.
 
     def on_message_begin(self) -> None:

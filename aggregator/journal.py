@@ -278,12 +278,19 @@ class Journal:
             if job.is_group and seconds < self._gather_s:
                 # Who waits for this group hears at once; only the next one gathers a little longer.
                 self._reactor.callFromThread(job.settle, error, seconds)
-                self._pause(self._gather_s - seconds)
+                self._gather(self._gather_s - seconds)
                 self._reactor.callFromThread(self._hand_over)
             else:
                 self._reactor.callFromThread(self._finish, job, error, seconds)
         self._segments.close()
         self._reactor.callFromThread(self._join)
+
+    def _gather(self, seconds: float) -> None:
+        try:
+            self._pause(seconds)
+        except Exception:
+            # Waiting is a saving; the one thread that everything waits for must not end of it.
+            self.log.failure("the journal could not wait for more to come")
 
     def _finish(self, job: _Job, error: JournalError | None, seconds: float) -> None:
         job.settle(error, seconds)

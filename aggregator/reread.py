@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
@@ -39,7 +38,7 @@ class Reread(Generic[T]):
         read: Callable[[], T],
         in_thread: Callable[[Callable[[], T]], Deferred[T]],
         *,
-        seconds: Callable[[], float] = time.monotonic,
+        seconds: Callable[[], float],
         on_change: Callable[[T], object] = lambda _value: None,
     ) -> None:
         self.value = value

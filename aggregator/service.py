@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import resource
 from collections.abc import Callable, Mapping, Sequence
@@ -10,14 +9,12 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, fail
+from twisted.internet.defer import Deferred
 from twisted.internet.task import LoopingCall, deferLater
 from twisted.internet.threads import deferToThread, deferToThreadPool
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 
-from agent.wire import DEFAULT_INTERVAL_S
 from aggregator import metrics
 from aggregator.addresses import per_address_of
 from aggregator.admin import TOKEN_FILE_NAME, load_or_create_admin_token, make_admin_site
@@ -29,18 +26,15 @@ from aggregator.config import AggregatorConfig
 from aggregator.data_lock import lock_data_directory
 from aggregator.decode import DecodeLimits
 from aggregator.door_parts import DoorCounters, DoorLimits, DoorParts, connections_for
-from aggregator.enrolment import decode_enrolment
 from aggregator.fleet_db import migrate, open_fleet
 from aggregator.flush import Flusher, FlushReport, chunk_vms_for
 from aggregator.http import HttpLimits
+from aggregator.identities import Identities
 from aggregator.journal import Journal, Recovery
-from aggregator.key_file import read_keys
 from aggregator.listening import Listening
 from aggregator.pending import PendingSummaries
 from aggregator.pool import ProcessWorkers
-from aggregator.problems import Refused
 from aggregator.replay import replay_journal
-from aggregator.reread import Reread
 from aggregator.store_files import read_samples, store_path
 from aggregator.summaries import SummaryWriter
 from aggregator.summary import Summary, WorkerSettings
@@ -92,24 +86,12 @@ class AggregatorService(Service):
         self._clock = clock
         self._lock = lock_data_directory(config.data_dir)
         TokenKeys.load_or_create(config.data_dir / KEY_FILE_NAME)
-        self._keys = Reread(
-            KEY_FILE_NAME,
-            self._read_keys(),
-            self._read_keys,
-            deferToThread,
-            seconds=reactor.seconds,
-            on_change=self._new_keys,
-        )
         self._admin_token = load_or_create_admin_token(config.data_dir / TOKEN_FILE_NAME)
         self._listening = Listening(config.listening, reactor=reactor, clock=clock)
         engine = open_fleet(config.fleet_url, config.data_dir)
         migrate(engine)
         self._engine = engine
-        self._catalogue = catalogue = Catalogue(engine, check=config.enrolment_check)
-        self._revocations = Reread(
-            "revocations", catalogue.revocations(), catalogue.revocations, deferToThread, seconds=reactor.seconds
-        )
-        self._waiting = Reread("requests to enrol", 0, catalogue.count_waiting, deferToThread, seconds=reactor.seconds)
+        self._catalogue = Catalogue(engine, check=config.enrolment_check)
         self._writer = SummaryWriter(engine)
         self._writer.keep_windows(config.windows_days)
         self._fleet_thread = ThreadPool(1, 1, "fleet")
@@ -125,6 +107,15 @@ class AggregatorService(Service):
         self._recovery: Recovery = self._journal.open()
         self._recovering = True
         self._buffer = Buffer(max_rows=config.buffer_samples, on_identity_conflict=self._identity_conflict)
+        self._identities = Identities(
+            self._catalogue,
+            config.data_dir / KEY_FILE_NAME,
+            self._buffer,
+            in_thread=deferToThread,
+            seconds=reactor.seconds,
+            clock=clock,
+            on_new_keys=self._new_keys,
+        )
         self._workers = ProcessWorkers(
             WorkerSettings(config.data_dir, config.windows_days, config.raw_retention_s, config.hour_retention_s),
             config.flush_workers,
@@ -143,13 +134,13 @@ class AggregatorService(Service):
         counters = DoorCounters()
         self._door = AgentsDoorFactory(
             DoorParts(
-                keys=self._keys.value,
-                is_outdated=self._is_outdated,
-                revocations=lambda: self._revocations.value,
+                keys=self._identities.keys.value,
+                is_outdated=self._identities.is_outdated,
+                revocations=lambda: self._identities.revocations.value,
                 journal=self._journal,
                 buffer=self._buffer,
-                enroll=self._enroll,
-                rotate=self._rotate,
+                enroll=self._identities.enroll,
+                rotate=self._identities.rotate,
                 ready=self.not_ready,
                 raw_retention_s=config.raw_retention_s,
                 clock=clock,
@@ -169,9 +160,9 @@ class AggregatorService(Service):
                 damaged_records=lambda: self._recovery.damaged_records,
                 not_ready=self.not_ready,
                 certificate=self._listening.certificate,
-                keys=self._keys,
-                revocations=self._revocations,
-                waiting=self._waiting,
+                keys=self._identities.keys,
+                revocations=self._identities.revocations,
+                waiting=self._identities.waiting,
             )
         )
         self._admin_site = make_admin_site(
@@ -220,7 +211,7 @@ class AggregatorService(Service):
             (self._config.data_dir / name).write_text(f"{address.host}:{address.port}\n")
             self._log.info("{name}: listening on {host}:{port}", name=name, host=address.host, port=address.port)
         self._every(_PROBE_S, self._journal.probe)
-        self._every(_REREAD_S, self._reread)
+        self._every(_REREAD_S, self._identities.reread)
         await self._replay()
         if self._stopping:
             return
@@ -340,59 +331,13 @@ class AggregatorService(Service):
     def _forgotten(self, vm_id: str) -> None:
         self._buffer.forget(vm_id)
         self._flusher.forget(vm_id)
-        self._revocations.refresh()
+        self._identities.revocations.refresh()
 
     def _identity_conflict(self, vm_id: str) -> None:
-        """Refuses both machines' token for good: memory alone would forget them at a restart."""
-
-        def lost(failure: Failure) -> None:
-            self._log.warn("the token of {vm_id} cannot be revoked: {error}", vm_id=vm_id, error=failure.value)
-
-        self._log.warn("two machines push as {vm_id}: both must enrol again", vm_id=vm_id)
-        revoked = deferToThread(self._catalogue.revoke, vm_id, "identity-conflict", now_s=self._clock())
-        revoked.addCallbacks(lambda _none: self._revocations.refresh(), lost)
-
-    def _reread(self) -> None:
-        """What other programs may have changed: keys, revocations, what waits for an admin."""
-        self._keys.refresh()
-        self._revocations.refresh()
-        self._waiting.refresh()
-
-    def _read_keys(self) -> TokenKeys:
-        return read_keys(self._config.data_dir / KEY_FILE_NAME, now_s=self._clock())
-
-    def _is_outdated(self, token: bytes) -> bool:
-        return self._keys.value.is_outdated(token)
+        self._identities.conflict(vm_id)
 
     def _new_keys(self, keys: TokenKeys) -> None:
         self._door.parts.keys = keys
-
-    def _enroll(self, body: bytes, peer: str) -> Deferred[bytes]:
-        try:
-            request = decode_enrolment(body)
-        except Refused:
-            return fail()
-        heard = self._buffer.live(0.0, vm=request.vm)
-        heard_s = max((float(str(one["last_seen_s"])) for one in heard), default=None)
-
-        def enrolled(generation: int) -> bytes:
-            self._buffer.enrolled(request.vm)
-            self._revocations.refresh()
-            return self._identity(request.vm, generation)
-
-        enrolling = deferToThread(self._catalogue.enroll, request, now_s=self._clock(), peer=peer, heard_s=heard_s)
-        return enrolling.addCallback(enrolled)
-
-    def _rotate(self, vm_id: str, generation: int) -> Deferred[bytes]:
-        def rotated(newer: int) -> bytes:
-            self._revocations.refresh()
-            return self._identity(vm_id, newer)
-
-        return deferToThread(self._catalogue.rotate, vm_id, generation, now_s=self._clock()).addCallback(rotated)
-
-    def _identity(self, vm_id: str, generation: int) -> bytes:
-        token = self._keys.value.make(vm_id, generation)
-        return json.dumps({"vm": vm_id, "token": token, "interval_s": DEFAULT_INTERVAL_S}).encode()
 
 
 async def _settled(work: Any) -> None:

@@ -27,6 +27,10 @@ class _Absent:
     def append(self, payload: bytes, done: Callable[[Exception | None], None], /) -> NoReturn:
         raise NotImplementedError(f"a sink has no journal: {len(payload)} bytes for {done}")
 
+    def heard_between(self, _from_s: float, _to_s: float, /) -> int:
+        """How many VMs had their newest push taken between two times of our clock, Unix seconds."""
+        return 0
+
     def admit(self, push: Push, received_s: float, /) -> Problem | None:
         raise NotImplementedError(f"a sink has no buffer: {push.vm} at {received_s}")
 

@@ -156,7 +156,7 @@ def _live_lines(live: Live) -> tuple[LiveLine, ...]:
         count("pushes taken since its start", ingest.pushes),
         count("samples taken", ingest.samples),
         count("samples that were here already", ingest.duplicates),
-        count("samples in conflict with others", ingest.conflicts + flushes.conflicts, is_trouble=True),
+        count("samples in conflict with others", max(ingest.conflicts, flushes.conflicts), is_trouble=True),
         count("samples too old to keep", ingest.too_old, is_trouble=True),
         *(count(f"requests refused: {reason}", number, is_trouble=True) for reason, number in ingest.rejects),
         count("connections", ingest.connections),

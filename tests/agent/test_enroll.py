@@ -319,6 +319,23 @@ def test_a_fleet_does_not_exchange_all_its_tokens_at_once(tmp_path: Path) -> Non
     assert max(due) <= 33 * 24 + 12
 
 
+def test_an_exchange_does_not_undo_an_enrolment(tmp_path: Path) -> None:
+    """A person enrolled the VM while the answer was on its way: what came with the answer counts no more."""
+    one = Rotation(tmp_path, NEW)
+    one.age(34 * DAY_S)
+    by_hand = Credential("vm-1", "smbios", "k1.3.hand", 30)
+    answer = one.aggregator.post
+
+    def slowly(path: str, body: bytes, headers: Mapping[str, str]) -> Reply:
+        one.save(by_hand)
+        return answer(path, body, headers)
+
+    one.rotator._post = slowly
+    one.rotator.step()
+    assert load_credential(one.path) == by_hand
+    assert one.file.token() == "k1.3.hand"
+
+
 def test_a_token_is_exchanged_when_the_aggregator_asks(tmp_path: Path) -> None:
     """An answer to a push that says so is passed on as it is, and the exchange comes before the next push."""
     told = Reply(200, b'{"stored": 1, "token": "rotate"}')

@@ -22,9 +22,10 @@ from agent.enroll import (
     save_credential,
 )
 from agent.identity import Identity
+from agent.loops import Agent
 from agent.push import Pusher, Quarantine, Reply, Source, UnreachableError
 from agent.sampler import Sampler
-from agent.service import Agent, AlreadyRunningError, credentials_folder, identify, lock_state, make_agent, open_spools
+from agent.service import AlreadyRunningError, credentials_folder, identify, lock_state, make_agent, open_spools
 from agent.settings import ConfigError
 from agent.spool import Spool
 from agent.status import Status, read_status, write_status

@@ -127,6 +127,10 @@ class FakeBuffer:
     answers: list[Added] = field(default_factory=list)
     pushes: list[Push] = field(default_factory=list)
 
+    def heard_between(self, from_s: float, to_s: float, /) -> int:
+        """How many VMs had their newest push taken between two times of our clock, Unix seconds."""
+        return len({push.vm for push in self.pushes}) if from_s <= NOW_S <= to_s else 0
+
     def admit(self, push: Push, received_s: float, /) -> Problem | None:
         return self.refusal
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from twisted.internet.defer import Deferred, fail
 from twisted.logger import LogEvent, globalLogPublisher
 from twisted.python.failure import Failure
 
+from aggregator.enrolment import MAX_ENROLMENT_BYTES
 from aggregator.problems import Problem, Refused
 from aggregator.record import decode_record
 from tests.aggregator.door_fakes import (
@@ -168,6 +170,16 @@ def test_a_refused_enrolment_is_its_problem() -> None:
     assert (refused.status, refused.reason) == (401, "join-token")
     assert bench.counters.enrolments == 0
     assert bench.factory.enrolling == 0
+
+
+def test_a_stranger_has_no_more_unpacked_than_an_enrolment_may_hold() -> None:
+    """Over 64 KiB once decompressed is 413 before anybody looks at it, though a push may be larger."""
+    bench = Bench()
+    body = gzip.compress(b" " * (MAX_ENROLMENT_BYTES + 1))
+    answer = bench.ask(request(body, path="/v1/enroll", content_encoding="gzip"))
+    assert (answer.status, bench.enrolments) == (413, [])
+    bench.ask(request(gzip.compress(b" " * MAX_ENROLMENT_BYTES), path="/v1/enroll", content_encoding="gzip"))
+    assert len(bench.enrolments) == 1
 
 
 def test_enrolments_are_bounded() -> None:

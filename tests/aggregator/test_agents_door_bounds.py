@@ -254,3 +254,41 @@ def test_the_address_of_a_request_is_the_peers_or_what_a_proxy_says() -> None:
 def test_connections_leave_descriptors_for_the_rest(fds: int, connections: int) -> None:
     """The journal, the database and the workers need descriptors too."""
     assert connections_for(fds) == connections
+
+
+def test_bodies_that_are_not_whole_yet_are_bounded_together() -> None:
+    """Strangers who each begin a large body do not fill the memory; small pushes in pieces still come through."""
+    bench = Bench(unfinished_bytes=300_000)
+    head, _, _ = request(b"", content_length="1000000").partition(b"\r\n\r\n")
+    lines = [bench.connect() for _ in range(4)]
+    for line in lines:
+        line.send(head + b"\r\n\r\n" + b"x" * 100_000)
+    assert [statuses(line) for line in lines] == [[], [], [], [503]]
+    assert lines[3].answers()[0].reason == "unfinished"
+    small = bench.connect()
+    push = request()
+    small.send(push[:-10])
+    small.send(push[-10:])
+    assert statuses(small) == [204]
+    for line in lines:
+        line.send(b"x" * 100_000)
+    assert [statuses(line) for line in lines] == [[503]] * 4
+    for line in lines:
+        line.door.connectionLost()
+    assert bench.factory.unfinished_bytes == 0
+    line = bench.connect()
+    line.send(head + b"\r\n\r\n" + b"x" * 100_000)
+    assert statuses(line) == []
+
+
+def test_a_whole_request_is_no_longer_unfinished() -> None:
+    """What came of the next one counts, and nothing of those before it."""
+    bench = Bench()
+    line = bench.connect()
+    push = request()
+    line.send(push[:-10])
+    assert 0 < bench.factory.unfinished_bytes < len(push)
+    line.send(push[-10:] + push[:-5])
+    assert 0 < bench.factory.unfinished_bytes < len(push)
+    line.send(push[-5:])
+    assert bench.factory.unfinished_bytes == 0

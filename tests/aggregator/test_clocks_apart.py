@@ -5,28 +5,56 @@ from __future__ import annotations
 import pytest
 
 from agent.wire import encode_batch, encode_sample
+from aggregator.clock_doubt import ClockDoubt
 from tests.aggregator.door_fakes import NOW_S, TS, VM, Bench, request, sample
 
 DAY_S = 86_400
 YEAR_S = 365 * DAY_S
 
 
-def push(*, sent_off_s: int, ts: int) -> bytes:
+def push(*, sent_off_s: int, ts: int, vm: str = VM) -> bytes:
     """A push of one sample by a clock that is so far ahead of the aggregator's."""
     texts = [encode_sample(sample(ts))]
-    body = encode_batch(vm=VM, boot="b", seq=1, sent_s=NOW_S + sent_off_s, interval_s=60, samples=texts)
-    return request(body)
+    body = encode_batch(vm=vm, boot="b", seq=1, sent_s=NOW_S + sent_off_s, interval_s=60, samples=texts)
+    return request(body, fallow_vm=vm, authorization=f"Bearer token-of-{vm}")
 
 
-@pytest.mark.parametrize("off_s", [-YEAR_S, -30 * DAY_S, 2 * DAY_S, YEAR_S])
-def test_row_22_samples_are_put_off_while_clocks_are_far_apart(off_s: int) -> None:
-    """Young by the VM's clock and not by ours: 503 with Retry-After, nothing is journalled, and it is counted."""
+OTHER = "vm-other"
+FAR_S = [-YEAR_S, -30 * DAY_S, 2 * DAY_S, YEAR_S]
+
+
+@pytest.mark.parametrize("off_s", FAR_S)
+def test_row_22_samples_are_put_off_where_our_clock_may_be_the_wrong_one(off_s: int) -> None:
+    """Young by the VM's clock, not by ours, and no more VMs agree with us: 503 with Retry-After, nothing journalled."""
     bench = Bench()
+    assert bench.ask(push(sent_off_s=0, ts=TS, vm=OTHER)).status == 204
+    journalled = list(bench.journal.payloads)
     answer = bench.ask(push(sent_off_s=off_s, ts=TS + off_s))
     assert (answer.status, answer.reason) == (503, "clock")
     assert int(answer.headers["retry-after"]) >= 1
-    assert bench.journal.payloads == []
+    assert bench.journal.payloads == journalled
     assert bench.counters.rejected_by_reason == {"clock": 1}
+
+
+@pytest.mark.parametrize("off_s", FAR_S)
+def test_row_22_a_vm_whose_clock_most_others_contradict_is_refused_for_good(off_s: int) -> None:
+    """Its samples are of no time that anybody knows."""
+    bench = Bench()
+    for vm in ("vm-a", "vm-b", "vm-c"):
+        assert bench.ask(push(sent_off_s=0, ts=TS, vm=vm)).status == 204
+    for vm in (OTHER, VM, VM):
+        assert bench.ask(push(sent_off_s=off_s, ts=TS + off_s, vm=vm)).status == (422 if off_s > 0 else 200)
+    assert "clock" not in bench.counters.rejected_by_reason
+
+
+def test_what_vms_said_of_our_clock_counts_for_ten_minutes() -> None:
+    """Whether they are now of another mind or silent."""
+    heard = [2]
+    doubt = ClockDoubt(lambda _from_s, _to_s: heard[0])
+    assert [doubt.is_ours("a", 0.0), doubt.is_ours("a", 1.0), doubt.is_ours("b", 2.0)] == [False, False, True]
+    assert not doubt.is_ours("c", 700.0)
+    heard[0] = 0
+    assert doubt.is_ours("d", 715.0)
 
 
 @pytest.mark.parametrize("off_s", [-7200, 0, 7200])

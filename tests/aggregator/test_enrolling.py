@@ -238,7 +238,7 @@ def test_a_refused_machine_stays_refused_when_it_starts_again(house: House) -> N
 
 @pytest.mark.parametrize("refused", [False, True])
 def test_requests_that_nobody_repeats_make_room(house: House, refused: bool) -> None:
-    """Eight asked for an id and went away, refused or not: the VM that it belongs to may ask; what was approved stays."""
+    """Eight asked for an id and went away, refused or not: its VM may ask all the same. What was approved stays."""
     house.inventory.put("kvm", [InventoryVm(vm="b")], NOW_S)
     token = house.mint()
     for number in range(MAX_REQUESTS):

@@ -131,7 +131,7 @@ def test_inventory_import_and_list(shell: Shell, tmp_path: Path) -> None:
 
 
 def test_a_file_without_a_vm_is_not_taken_by_mistake(shell: Shell, tmp_path: Path) -> None:
-    """It would end the check of enrolments: exit 2 that names the option, and what was known stays until it is given."""
+    """It would end the check of enrolments: exit 2, what was known stays, and the option to mean it is named."""
     file = tmp_path / "vms.csv"
     file.write_text("vm\na\n", encoding="utf-8")
     shell.run("inventory", "import", str(file))

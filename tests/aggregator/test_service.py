@@ -199,7 +199,7 @@ def move_fleet(data: Path, *, away: bool) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_lost_database_keeps_ingest_and_stores_going(tmp_path: Path) -> None:
+async def test_row_36_a_lost_database_keeps_ingest_and_stores_going(tmp_path: Path) -> None:
     """Fault 36: pushes are taken and stored, summaries wait and are written later; enrolment answers 503 meanwhile."""
     async with running(tmp_path) as house:
         assert (await house.push(VM, TS)).status == 204

@@ -61,7 +61,7 @@ async def rotate(house: House, vm: str) -> dict[str, Any]:
 
 def is_told(house: House, named: str) -> bool:
     """The key file's trouble is this one."""
-    return named in str(house.service._keys.trouble)
+    return named in str(house.service._identities.keys.trouble)
 
 
 class Hasty:
@@ -123,15 +123,15 @@ async def test_a_lost_database_lets_no_revoked_token_back_in(tmp_path: Path) -> 
     async with running(tmp_path) as house:
         await house.push(VM, TS)
         with_catalogue(house, lambda catalogue: catalogue.revoke(VM, "revoked", now_s=NOW_S))
-        house.service._reread()
-        await reached(lambda: house.service._revocations.value.refuses(VM, 1) is not None)
+        house.service._identities.reread()
+        await reached(lambda: house.service._identities.revocations.value.refuses(VM, 1) is not None)
 
         def lost() -> Any:
             raise OSError("away")
 
-        house.service._revocations._read = lost
-        house.service._reread()
-        await reached(lambda: house.service._revocations.trouble is not None)
+        house.service._identities.revocations._read = lost
+        house.service._identities.reread()
+        await reached(lambda: house.service._identities.revocations.trouble is not None)
         assert (await house.push(VM, TS)).status == 401
         assert (await house.metrics())["fallow_revocations_unreadable"] == 1.0
 
@@ -143,9 +143,12 @@ async def test_a_change_of_key_needs_no_restart_and_no_enrolment(tmp_path: Path)
     async with running(tmp_path) as house:
 
         async def reread(kids: tuple[str, ...], signs: str) -> None:
-            house.service._reread()
+            house.service._identities.reread()
             await reached(
-                lambda: (house.service._keys.value.kids, house.service._keys.value.signs_with) == (kids, signs)
+                lambda: (
+                    (house.service._identities.keys.value.kids, house.service._identities.keys.value.signs_with)
+                    == (kids, signs)
+                )
             )
 
         assert (await house.push(VM, TS)).status == 204
@@ -195,14 +198,14 @@ async def test_a_broken_key_file_leaves_the_last_keys(tmp_path: Path) -> None:
                     path.touch(mode=0o600)
                     path.write_text(broken)
                 for _ in range(2):
-                    house.service._reread()
+                    house.service._identities.reread()
                     await reached(partial(is_told, house, named))
                 assert (await house.push(VM, TS + 60)).status in (200, 204)
                 assert (await house.metrics())["fallow_token_keys_unreadable"] == 1.0
             path.touch(mode=0o600)
             path.write_text(good)
-            house.service._reread()
-            await reached(lambda: house.service._keys.trouble is None)
+            house.service._identities.reread()
+            await reached(lambda: house.service._identities.keys.trouble is None)
             assert (await house.metrics())["fallow_token_keys_unreadable"] == 0.0
     finally:
         globalLogPublisher.removeObserver(observer)
@@ -220,8 +223,8 @@ async def test_a_mismatch_waits_for_an_admin_and_gets_in_once_approved(tmp_path:
         engine.dispose()
         status, body = await ask(house, VM, "52:54:00:00:00:99")
         assert (status, body["type"].rpartition(":")[2]) == (403, "enrolment-waits")
-        house.service._reread()
-        await reached(lambda: house.service._waiting.value == 1)
+        house.service._identities.reread()
+        await reached(lambda: house.service._identities.waiting.value == 1)
         metrics = await house.metrics()
         assert (metrics["fallow_enrolments_waiting"], metrics["fallow_rejects_total{enrolment-waits}"]) == (1.0, 1.0)
         (wait,) = with_catalogue(house, lambda catalogue: catalogue.waits())
@@ -253,7 +256,7 @@ async def test_row_29_clones_are_found_told_apart_and_work_again(tmp_path: Path)
         for number, boot in enumerate("AB"):
             assert (await house.push(VM, TS - 300 + 60 * number, boot=boot)).status == 204
         assert (await house.push(VM, TS - 180, boot="A")).reason == "identity-conflict"
-        await reached(lambda: house.service._revocations.value.refuses(VM, 1) is not None)
+        await reached(lambda: house.service._identities.revocations.value.refuses(VM, 1) is not None)
         assert [(await house.push(VM, TS, boot=boot)).status for boot in "AB"] == [409, 409]
         tokens = dict(house.tokens)
     async with running(tmp_path) as house:
@@ -312,9 +315,9 @@ async def test_no_secret_is_ever_logged(tmp_path: Path) -> None:
             answer = await house.agents("POST", "/v1/enroll", body, content_type="application/json")
             assert answer.status == 500
             (tmp_path / KEY_FILE_NAME).write_text("k1:canary-3\n")
-            house.service._reread()
-            await reached(lambda: house.service._keys.trouble is not None)
-            said.append(repr(house.service._keys.value) + str(house.service._keys.trouble))
+            house.service._identities.reread()
+            await reached(lambda: house.service._identities.keys.trouble is not None)
+            said.append(repr(house.service._identities.keys.value) + str(house.service._identities.keys.trouble))
     finally:
         globalLogPublisher.removeObserver(observer)
     text = "".join(said)

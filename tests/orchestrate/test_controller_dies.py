@@ -40,7 +40,7 @@ def clear_up(records: SqlRecords, driver: FolderDriver, lease: Lease) -> tuple[A
 
 
 @pytest.mark.parametrize(("when", "outcome"), [("before", Outcome.FAILED), ("after", Outcome.DONE)])
-def test_killed_between_intent_and_result(tmp_path: Path, when: str, outcome: Outcome) -> None:
+def test_row_39_killed_between_intent_and_result(tmp_path: Path, when: str, outcome: Outcome) -> None:
     """The intent is on disk; its controller, started anew, finds out what became of it and orders nothing again."""
     engine = open_copy(tmp_path)
     child = subprocess.run(command(tmp_path, when), check=False, capture_output=True, text=True)
@@ -58,7 +58,7 @@ def test_killed_between_intent_and_result(tmp_path: Path, when: str, outcome: Ou
     engine.dispose()
 
 
-def test_a_leader_stopped_past_its_lease_does_nothing_more(tmp_path: Path) -> None:
+def test_row_37_a_leader_stopped_past_its_lease_does_nothing_more(tmp_path: Path) -> None:
     """Stopped amid an order, woken when another leads: its token is refused, and one order is all that it gave."""
     engine = open_copy(tmp_path)
     records, driver = SqlRecords(engine), FolderDriver(tmp_path)

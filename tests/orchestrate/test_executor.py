@@ -204,7 +204,7 @@ ENDINGS: list[tuple[str, Fault, bool, Outcome, str]] = [
 
 
 @pytest.mark.parametrize(("call", "fault", "is_changed", "outcome", "text"), ENDINGS)
-def test_the_live_state_says_what_became_of_an_order(
+def test_row_38_the_live_state_says_what_became_of_an_order(
     house: House, call: str, fault: Fault, is_changed: bool, outcome: Outcome, text: str
 ) -> None:
     """However it went, it was given once; DONE and FAILED are said where the VM and the task leave no doubt."""

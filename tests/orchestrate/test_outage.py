@@ -33,7 +33,7 @@ def problems(there: World) -> list[str]:
 
 
 @pytest.mark.parametrize(("silent", "count", "stops"), [(0, 1, False), (1, 5, True), (1, 10, False), (2, 19, True)])
-def test_never_acts_in_an_outage_more_than_a_tenth_silent(silent: int, count: int, stops: bool) -> None:
+def test_row_40_never_acts_in_an_outage_more_than_a_tenth_silent(silent: int, count: int, stops: bool) -> None:
     """A tenth is no outage, more is; the words have the figures."""
     said = problems(world(fleet(count, silent, newest_s=NOW_S - 300.0), []))
     assert bool(said) is stops
