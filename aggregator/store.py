@@ -36,14 +36,12 @@ class Facts(NamedTuple):
     Attributes:
         conflicts: samples refused ever because another with their ts was first.
         replaced: it took the place of a damaged or vanished one (0 or 1).
-        oldest_ts: of the raw rows, None without any.
         oldest_hour, newest_hour: numbers of the first and last hour that it remembers, None without any.
         raw_from_s: raw rows of hours that began before were deleted by age; None while none were.
     """
 
     conflicts: int
     replaced: int
-    oldest_ts: int | None
     oldest_hour: int | None
     newest_hour: int | None
     raw_from_s: int | None
@@ -232,7 +230,7 @@ class Store:
         row, ends = self._row, self._ends
         oldest_hour, newest_hour = (_hour(hour_s) for hour_s in (ends.oldest_hour_s, ends.newest_hour_s))
         replaced = int(row.replaced_s is not None)
-        return Facts(row.conflicts, replaced, ends.oldest_ts, oldest_hour, newest_hour, row.raw_from_s)
+        return Facts(row.conflicts, replaced, oldest_hour, newest_hour, row.raw_from_s)
 
     def forget_before(self, *, raw_s: float, histograms_s: float, hours_s: float) -> None:
         """Deletes whole hours that ended before each limit, an hour later than due: no row of a retry is refused and

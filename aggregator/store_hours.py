@@ -29,6 +29,7 @@ _METRIC_COUNT = len(METRICS)
 _METRIC_NUMBER = {metric.name: number for number, metric in enumerate(METRICS)}
 _HOURS_A_QUERY = 500
 _GAPS, _HASH, _CRC = len(_NUMBERS), len(_NUMBERS) + 1, len(_NUMBERS) + 2
+CELL_COUNT = _CRC + 1
 _WIDTH = len(_NUMBERS) + 1  # the sum of hashes with them
 _PACKED_BYTES = 8 * _WIDTH
 _NO_BINS: Ints = np.zeros(0, np.int64)
@@ -95,7 +96,7 @@ def numbers_of(cells: Cells, rows_hash: int | None) -> Sequence[int]:
 
 def _verified(rows: Sequence[Cells]) -> Ints:
     """The numbers of hours: (n, _WIDTH). Raises DamagedError: one is not what was written."""
-    if rows and len(rows[0]) <= _CRC:
+    if rows and len(rows[0]) < CELL_COUNT:
         raise DamagedError("hour: the table lacks a column")
     numbers = packed("hour", [numbers_of(row, row[_HASH]) for row in rows])
     each = memoryview(numbers)

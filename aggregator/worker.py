@@ -316,14 +316,15 @@ class FlushWorker:
         if newest is None:
             store.commit()
             return None
-        oldest_ts = min(int(work.oldest_ts), newest["ts"])
         oldest_hour = min([open_hour, *work.hours])
-        if facts.oldest_ts is not None and facts.oldest_hour is not None:
-            oldest_ts, oldest_hour = min(oldest_ts, facts.oldest_ts), min(oldest_hour, facts.oldest_hour)
+        if facts.oldest_hour is not None:
+            oldest_hour = min(oldest_hour, facts.oldest_hour)
         if may_forget:
             reference_s = min(now_s, newest["ts"])
             raw_s = reference_s - self._settings.raw_retention_s
-            if oldest_ts < raw_s - _FORGET_EVERY_S:
+            # While none were deleted, the oldest rows are those of the oldest hour.
+            raw_from_s = oldest_hour * 3600 if facts.raw_from_s is None else min(work.oldest_ts, facts.raw_from_s)
+            if raw_from_s < raw_s - _FORGET_EVERY_S:
                 store.forget_before(
                     raw_s=raw_s,
                     histograms_s=reference_s - self._histogram_retention_s,

@@ -183,6 +183,63 @@ def test_row_17_rows_that_a_flush_reads_are_verified_at_once(tmp_path: Path) -> 
         assert result.summaries[0].flags == ["store_replaced"]
 
 
+OLD_HOURS = 30
+OLD_S = START_S + OLD_HOURS * HOUR_S
+
+
+def old_vm(data_dir: Path) -> Path:
+    """A VM of more than a day, so that a flush that only adds to its open hour reads no figures; half past an hour."""
+    return fill(data_dir, VM, noisy(OLD_HOURS * 60 + 30, random.Random(SEED)))
+
+
+def later(first: int, count: int = 15) -> bytes:
+    """Minutes of the open hour of `old_vm`."""
+    return minutes(OLD_S + first * 60, count, cpu_busy_ratio=0.5)
+
+
+def test_row_17_rows_that_were_added_to_unread_are_verified_when_their_hour_closes(tmp_path: Path) -> None:
+    """A changed row of an open hour that merely grows passes into no figure, and is found before it could."""
+    machine, path = FlushWorker(settings(tmp_path)), old_vm(tmp_path)
+    change(path, "UPDATE sample SET cpu_busy = cpu_busy + 1 WHERE ts = ?", OLD_S + 600)
+    grown = flush(machine, share(VM, later(31)))
+    assert (grown.lost_stores, grown.failures, grown.inserted) == ({}, {}, 15)
+    assert (grown.summaries[0].figures, grown.summaries[0].evidence) == ([], None)
+    closed = flush(machine, share(VM, later(46, 16)))
+    assert "hour 2023-11-14T06:00Z: its rows are not those" in closed.lost_stores[VM].why
+    assert closed.summaries[0].flags == ["store_replaced"]
+
+
+@pytest.mark.parametrize("column", ["samples", "covered_s", "cpu_busy_sum", "net_io_max", "rows_hash", "crc", "gaps"])
+def test_row_17_an_open_hour_is_verified_before_it_is_added_to(tmp_path: Path, column: str) -> None:
+    """Whatever changed in an hour that takes new rows: the hour is not built upon."""
+    machine, path = FlushWorker(settings(tmp_path)), old_vm(tmp_path)
+    new = "'{}'" if column == "gaps" else f"{column} + 1"
+    change(path, f"UPDATE hour SET {column} = {new} WHERE hour_s = ?", OLD_S)
+    result = flush(machine, share(VM, later(31)))
+    assert "hour 2023-11-14T06:00Z" in result.lost_stores[VM].why
+    assert verify_store(path, VM) == []
+
+
+def test_an_hour_that_grows_unread_is_as_if_it_had_come_at_once(tmp_path: Path) -> None:
+    """Rows, hours and sums are the same in however many flushes rows come, with figures missing and rows again."""
+    parts = [
+        later(31, 5),
+        b"".join(packed_row(OLD_S + (36 + step) * 60, disk_read_bytes_per_s=9.0, users=1) for step in range(5)),
+        later(38, 7),  # the first three are again, with other values
+        later(45, 10),
+        packed_row(OLD_S + 2000, interval_s=20),  # late
+        packed_row(OLD_S + 3600, cpu_max_ratio=1.0),
+    ]
+    machine = FlushWorker(settings(tmp_path))
+    path = old_vm(tmp_path)
+    for part in parts:
+        assert flush(machine, share(VM, part)).lost_stores == {}
+        assert verify_store(path, VM) == []
+    twin = old_vm(tmp_path / "twin")
+    flush(FlushWorker(settings(tmp_path / "twin")), share(VM, b"".join(parts)))
+    assert contents(path) == contents(twin)
+
+
 def test_row_17_nobody_is_shown_what_was_changed(tmp_path: Path, history: History) -> None:
     """Samples of an hour with a changed row are an error that names the hour; those of other hours are there."""
     path = store_path(tmp_path, VM)

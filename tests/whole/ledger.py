@@ -147,10 +147,12 @@ class Ledger:
             self.in_conflict.add(sent.vm)
         if not 200 <= status < 300:
             return
-        self.offsets_s[sent.vm] = (sent.offset_s, sent.offset_s)
         serials = set(sent.serials)
+        found = json.loads(body) if status == 200 else {}
+        # What was refused whole, as an old push that comes late, leaves nothing behind and tells nothing of a clock.
+        if len(found.get("rejected", ())) < len(serials):
+            self.offsets_s[sent.vm] = (sent.offset_s, sent.offset_s)
         if status == 200:
-            found = json.loads(body)
             old = {int(one["ts"]) for one in found["rejected"]}
             wrong = sorted(ts for ts in old if not self._is_old(ts, slack_s=60.0))
             if wrong and self.clock_is_right:
