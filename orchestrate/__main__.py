@@ -47,7 +47,7 @@ def main(
 
     Args:
         clock: Unix seconds. pause: waits so many seconds.
-        environ: FALLOW_DATA and COLUMNS are read; the process's own unless told.
+        environ: FALLOW_DATA, FALLOW_API_TOKEN_FILE and COLUMNS are read; the process's own unless told.
         out, err: stdout and stderr unless told.
         commands: by name.
     """
@@ -64,6 +64,7 @@ def main(
         return complain(err, PROGRAM, USAGE, f"{said} (commands: {', '.join(commands)}; --help tells what they do)")
     command = commands[argv[0]]
     options = _parser(argv[0], command).parse_args(argv[1:])
+    _take_environment(options, environ)
     around = Surroundings(
         clock=clock,
         pause=pause,
@@ -86,6 +87,14 @@ def _configure(options: argparse.Namespace, environ: Mapping[str, str]) -> Orche
     if options.config is not None:
         config = load_config(options.config, base=config)
     return config.reading(data_dir=options.data, fleet_url=options.fleet)
+
+
+def _take_environment(options: argparse.Namespace, environ: Mapping[str, str]) -> None:
+    """What the environment says where the command line does not."""
+    from orchestrate.token_file import VARIABLE
+
+    if "api_token_file" in options and options.api_token_file is None:
+        options.api_token_file = environ.get(VARIABLE) or None
 
 
 def _source_arguments(options: argparse.Namespace, environ: Mapping[str, str]) -> tuple[str, ...]:

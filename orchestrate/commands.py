@@ -209,6 +209,24 @@ def _watch(options: argparse.Namespace, config: OrchestrateConfig, around: Surro
     return run_watch(config, around, reactor=reactor, make_service=make_service)
 
 
+def _serve_options(parser: argparse.ArgumentParser) -> None:
+    from orchestrate.pages_cli import add_serve_options
+
+    add_serve_options(parser)
+
+
+def _serve(options: argparse.Namespace, config: OrchestrateConfig, around: Surroundings) -> int:
+    from twisted.internet import reactor
+
+    from orchestrate.pages.service import PlanPagesService
+    from orchestrate.pages_cli import run_serve
+
+    def make_service(told: OrchestrateConfig) -> PlanPagesService:
+        return PlanPagesService(told, reactor=reactor, clock=around.clock)
+
+    return run_serve(options, config, around, reactor=reactor, make_service=make_service)
+
+
 def _place_options(parser: argparse.ArgumentParser) -> None:
     from orchestrate.cli_parts import add_by
     from orchestrate.hotspots.place_cli import add_options
@@ -283,6 +301,11 @@ COMMANDS: Mapping[str, Command] = {
         summary="The service: looks every minute, applies what is approved, serves the owners' links.",
         options=_watch_options,
         run=_watch,
+    ),
+    "serve": Command(
+        summary="Serves plans, approvals, runs, the audit log and the kill switch to people who log in.",
+        options=_serve_options,
+        run=_serve,
     ),
     "place": Command(
         summary="Tells on which host a new VM fits, and holds the room for it.", options=_place_options, run=_place

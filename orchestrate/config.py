@@ -15,6 +15,7 @@ from typing import Any
 from agent.settings import ConfigError, SettingsReader, load_toml, parse_text
 from orchestrate.config_hotspots import parse_hotspots
 from orchestrate.config_owners import OwnerConfig, parse_owners
+from orchestrate.config_pages import PagesConfig, parse_pages
 from orchestrate.config_reclaim import parse_reclaim
 from orchestrate.drivers.registry import DriverConfig, parse_drivers
 from orchestrate.groups import ReclaimSettings
@@ -51,6 +52,7 @@ class OrchestrateConfig:
     reclaim: ReclaimSettings = field(default_factory=ReclaimSettings)
     hotspots: ReliefSettings = field(default_factory=ReliefSettings)
     owners: OwnerConfig = field(default_factory=OwnerConfig)
+    pages: PagesConfig = field(default_factory=PagesConfig)
 
     @property
     def kill_switch(self) -> Path:
@@ -142,6 +144,7 @@ def _own(table: Mapping[str, Any], base: OrchestrateConfig, source: str) -> Orch
         reclaim=parse_reclaim(reader, groups, base.reclaim, report=base.report, source=source, problems=problems),
         hotspots=parse_hotspots(reader, base.hotspots),
         owners=parse_owners(reader, table.get("notify"), base.owners, source=source, problems=problems),
+        pages=parse_pages(reader, base.pages),
     )
     try:
         reader.finish()

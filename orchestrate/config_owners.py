@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from agent.settings import ConfigError, SettingsReader, parse_duration_s, parse_host_port
+from aggregator.listen_settings import ListenSettings, take_listen_settings
 from orchestrate.owners.notify import LinkSettings, NotifySettings
 from orchestrate.watch_state import WatchSettings
 from reports.deliver.config import KEY as DELIVERIES
@@ -26,9 +27,13 @@ _OF_REPORTS = {"mail": ("to", "attach"), "webhook": ("format",)}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OwnerConfig:
-    """How owners are told, and when the service looks."""
+    """How owners are told, and when the service looks.
+
+    Args: door: how the owners' pages listen.
+    """
 
     links: LinkSettings = field(default_factory=LinkSettings)
+    door: ListenSettings = field(default_factory=ListenSettings)
     notify: NotifySettings = field(default_factory=NotifySettings)
     watch: WatchSettings = field(default_factory=WatchSettings)
 
@@ -55,7 +60,8 @@ def parse_owners(
         every_s=reader.take(f"{_WATCH}.every", parse_duration_s, base.watch.every_s),
         reclaim_every_s=reader.take(f"{_WATCH}.reclaim_every", parse_duration_s, base.watch.reclaim_every_s),
     )
-    return OwnerConfig(links=links, notify=told, watch=watch)
+    door = take_listen_settings(reader, _LINKS, base.door)
+    return OwnerConfig(links=links, door=door, notify=told, watch=watch)
 
 
 def _notify(table: object, source: str, problems: list[str]) -> NotifySettings:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 
 from orchestrate import clauses, ladder, outage
+from orchestrate.approvals import standing_of
 from orchestrate.driver import Verb
 from orchestrate.groups import Approve, Group, MoveSettings, ReclaimSettings, group_named
 from orchestrate.inventory import VmRef, VmState
@@ -44,7 +45,6 @@ ALLOWED: Mapping[PlanKind, frozenset[Verb | Mark]] = {
     PlanKind.UNDO: _MOVES | {Mark.UNMARK, Verb.RESUME, Verb.START},
     PlanKind.WAKE: frozenset({Verb.RESUME, Verb.START}),
 }
-_TWO = 2
 # What may follow what for the same VM in one plan, beside a move from where the last one led.
 _PAIRS = frozenset({(Mark.MARK, Mark.NOTIFY), (Verb.RESUME, Verb.STOP)})
 
@@ -129,15 +129,12 @@ def _needing_a_person(plan: Plan, settings: ReclaimSettings) -> Iterator[str]:
 
 def _too_few(plan: Plan, above: int | None, given: Sequence[Approval]) -> Iterator[Refusal]:
     """Two pairs of eyes for what is large: one account that was taken over, or one slip, is not enough."""
-    taken = sum(step.is_disruptive for step in plan.steps)
-    if above is None or taken <= above:
-        return
-    people = sorted({each.account for each in given if each.account is not None} - {plan.made_by})
-    if len(people) < _TWO:
-        so_far = f"so far {people[0]}" if people else "so far nobody"
+    standing = standing_of(plan, given, (), None, above=above)
+    if not standing.is_approved:
+        so_far = f"so far {standing.counting[0]}" if standing.counting else "so far nobody"
         words = (
-            f"it takes something from {count_words(taken, 'VM')}, more than {above}: two people who log in have to "
-            f"approve it, other than {plan.made_by}, who made it ({so_far})"
+            f"it takes something from {count_words(standing.taken, 'VM')}, more than {above}: two people who log in "
+            f"have to approve it, other than {plan.made_by}, who made it ({so_far})"
         )
         yield refusal(None, Rule.BY_DEFAULT, words)
 

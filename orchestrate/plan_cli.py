@@ -6,9 +6,23 @@ What reads fleets and hypervisors loads when a command needs it, so that `--help
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from agent.settings import ConfigError, parse_count
+from agent.settings import ConfigError, parse_count, parse_text
+from orchestrate.approvals import (
+    TWO,
+    NotApprovable,
+    Standing,
+    approval_document,
+    check_approvable,
+    count_of,
+    expiry_words,
+    need_words,
+    read_standing,
+    read_standings,
+    standing_of,
+)
 from orchestrate.cli_parts import (
     MIN_HASH_DIGITS,
     Unfound,
@@ -22,9 +36,10 @@ from orchestrate.cli_parts import (
     who,
 )
 from orchestrate.config import OrchestrateConfig
-from orchestrate.plan import PlanKind
-from orchestrate.records import Approval
+from orchestrate.plan import Plan, PlanKind
+from orchestrate.records import Approval, Records
 from orchestrate.surroundings import Surroundings
+from orchestrate.token_file import VARIABLE, TokenRefused, approver_of
 from orchestrate.words import plan_lines, plan_title, short
 from reports.program import DONE, FAILED, UNREACHABLE
 from reports.report_cli import option
@@ -35,8 +50,6 @@ if TYPE_CHECKING:
 
 # Undoing and waking are commands of their own, which plan and do at once.
 PLANNED = (PlanKind.RECLAIM, PlanKind.RELIEF, PlanKind.CONSOLIDATE)
-# Enough to find those of plans that are still good.
-_RUNS = 1000
 _FITS_ALL = "--vm: a pattern that every VM fits needs --all beside it"
 
 _PLAN_EXAMPLES = """\
@@ -61,6 +74,7 @@ _APPROVE_EXAMPLES = """\
 examples:
   fallow-orchestrate approve 3f9c2b
   fallow-orchestrate approve 3f9c2b1e0d3a --by ann
+  fallow-orchestrate approve 3f9c2b1e0d3a --api-token-file ann.token   as the account whose token it is
 """
 
 
@@ -110,6 +124,13 @@ def add_approve_options(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _APPROVE_EXAMPLES
     add_hash(parser)
     add_by(parser)
+    parser.add_argument(
+        "--api-token-file",
+        metavar="FILE",
+        type=option(parse_text),
+        help="an API token of scope approve, of whose account this is then the checked approval "
+        f"(default: ${VARIABLE}); not together with --by",
+    )
 
 
 def add_hash(parser: argparse.ArgumentParser) -> None:
@@ -168,9 +189,16 @@ def run_plan(options: argparse.Namespace, config: OrchestrateConfig, around: Sur
                 following=following,
             )
     around.out.write(text)
+    if planned.plan.steps and not options.json:
+        around.out.write(f"{need_words(_fresh(planned.plan, config))}\n")
     if planned.stopped:
         return FAILED
     return DONE if world.inventories else UNREACHABLE
+
+
+def _fresh(plan: Plan, config: OrchestrateConfig) -> Standing:
+    """A plan that nobody has approved yet."""
+    return standing_of(plan, (), (), None, above=config.reclaim.two_persons_above)
 
 
 def _next_words(planned: Planned, around: Surroundings) -> str | None:
@@ -191,25 +219,27 @@ def run_plans(options: argparse.Namespace, config: OrchestrateConfig, around: Su
 
     now_s = around.clock()
     with open_records(config) as records:
-        found = [(plan, records.approvals(plan.sha256)) for plan in records.plans(limit=options.limit)]
-        listed = {plan.sha256 for plan, _ in found}
-        # A run without an action refused its plan, which may be applied again.
-        runs = (run for run in records.runs(limit=_RUNS) if run.plan_sha256 in listed and records.actions(run.run_id))
-        applied = {run.plan_sha256: run.run_id for run in runs}
+        plans = records.plans(limit=options.limit)
+        found = read_standings(records, plans, above=config.reclaim.two_persons_above)
     if options.json:
-        around.out.write(to_text({"plans": [plan_document(plan, approvals) for plan, approvals in found]}))
+        told = [{**plan_document(each.plan, each.approvals), **approval_document(each, now_s)} for each in found]
+        around.out.write(to_text({"plans": told}))
         return DONE
-    lines = []
-    for plan, approvals in found:
-        names = ", ".join(printable(each.by) for each in approvals)
-        run_id = applied.get(plan.sha256)
-        lines.append(
-            plan_title(plan, now_s=now_s)
-            + (f", approved by {names}" if names else "")
-            + (f", applied by run {run_id}" if run_id is not None else "")
-        )
-    around.out.write(_text(lines or ["There has been no plan yet."]))
+    around.out.write(_text([_plan_words(each, now_s) for each in found] or ["There has been no plan yet."]))
     return DONE
+
+
+def _plan_words(standing: Standing, now_s: float) -> str:
+    names = ", ".join(printable(each.by) for each in standing.approvals)
+    # With one, its name says enough.
+    count = f", {count_of(standing)} approvals" if standing.needed >= TWO else ""
+    run = standing.applied_by
+    return (
+        plan_title(standing.plan, now_s=now_s)
+        + count
+        + (f", approved by {names}" if names else "")
+        + (f", applied by run {run.run_id}" if run is not None else "")
+    )
 
 
 def run_show(options: argparse.Namespace, config: OrchestrateConfig, around: Surroundings) -> int:
@@ -217,44 +247,83 @@ def run_show(options: argparse.Namespace, config: OrchestrateConfig, around: Sur
     from orchestrate.control import open_records  # noqa: PLC0415
     from orchestrate.documents import plan_document, run_document, to_text  # noqa: PLC0415
 
+    now_s = around.clock()
     with open_records(config) as records:
         try:
             plan = find_plan(records, options.hash)
         except Unfound as error:
             return fail(around, error)
-        approvals = records.approvals(plan.sha256)
-        runs = [run for run in records.runs(limit=_RUNS) if run.plan_sha256 == plan.sha256]
+        standing = read_standing(records, plan, above=config.reclaim.two_persons_above)
         if options.json:
-            told = [run_document(run, records.actions(run.run_id)) for run in runs]
-            around.out.write(to_text({**plan_document(plan, approvals), "runs": told}))
+            told = [run_document(run, records.actions(run.run_id)) for run in standing.runs]
+            document = {**plan_document(plan, standing.approvals), **approval_document(standing, now_s), "runs": told}
+            around.out.write(to_text(document))
             return DONE
     currency = config.report.prices.currency
-    lines = list(plan_lines(plan, now_s=around.clock(), approvals=approvals, currency=currency))
-    lines += [f"run {run.run_id} of {time_words(run.begun_s)}" for run in runs]
-    if not runs and around.clock() < plan.expires_s:
-        command = "apply" if approvals else "approve"
+    lines = list(plan_lines(plan, now_s=now_s, approvals=standing.approvals, currency=currency))
+    lines += ["", need_words(standing)]
+    lines += [f"run {run.run_id} of {time_words(run.begun_s)}" for run in standing.runs]
+    if standing.applied_by is None and now_s < plan.expires_s:
+        command = "apply" if standing.is_approved else "approve"
         lines += ["", f"Next: {next_command(around, command, short(plan.sha256))}"]
     around.out.write(_text(lines))
     return DONE
 
 
 def run_approve(options: argparse.Namespace, config: OrchestrateConfig, around: Surroundings) -> int:
-    """Notes somebody's yes. Returns: 1: there is no such plan, or it is too late for it."""
+    """Notes somebody's yes.
+
+    Returns: 1: there is no such plan, it is too late for it, or the token's account may not approve it.
+
+    Raises: ConfigError: `--by` beside a token, or no usable token file.
+    """
     from orchestrate.control import open_records  # noqa: PLC0415
 
-    by, now_s = who(options), around.clock()
+    if options.api_token_file is not None and options.by is not None:
+        raise ConfigError(f"--by: a token says who approves (--api-token-file or ${VARIABLE}): leave one out")
+    by, now_s = "" if options.api_token_file is not None else who(options), around.clock()
     with open_records(config) as records:
         try:
             plan = find_plan(records, options.hash)
-        except Unfound as error:
+            if options.api_token_file is None:
+                account = None
+                if (expired := expiry_words(plan, now_s=now_s)) is not None:
+                    return fail(around, expired)
+            else:
+                account = by = _checked(options, config, records, plan, now_s)
+        except (Unfound, NotApprovable, TokenRefused) as error:
             return fail(around, error)
-        if not now_s < plan.expires_s:
-            return fail(around, f"{short(plan.sha256)}: expired {time_words(plan.expires_s)}: make a new plan")
-        records.approve(Approval(plan_sha256=plan.sha256, by=by, at_s=now_s))
-    steps = count_words(len(plan.steps), "step")
-    around.out.write(
-        f"approved {short(plan.sha256)}: {plan.kind}, {steps}, by {printable(by)}\n"
-        f"Next: {next_command(around, 'apply', short(plan.sha256))}\n"
-        "Where the service runs (fallow-orchestrate watch), its next turn does it.\n"
-    )
+        records.approve(Approval(plan_sha256=plan.sha256, by=by, at_s=now_s, account=account))
+        standing = read_standing(records, plan, above=config.reclaim.two_persons_above)
+    around.out.write(_approved_text(standing, by, account, around))
     return DONE
+
+
+def _checked(options: argparse.Namespace, config: OrchestrateConfig, records: Records, plan: Plan, now_s: float) -> str:
+    """The account that approves. Raises: ConfigError, TokenRefused, NotApprovable."""
+    account = approver_of(Path(options.api_token_file), config.report, now_s=now_s)
+    standing = read_standing(records, plan, above=config.reclaim.two_persons_above)
+    if standing.find(account) is None:
+        try:
+            check_approvable(standing, account, now_s=now_s)
+        except NotApprovable as error:
+            body = {"asked": "approve", "why": str(error), "via": "api-token", "plan": plan.sha256}
+            records.note("refused", body, who=account, now_s=now_s)
+            raise
+    return account
+
+
+def _approved_text(standing: Standing, by: str, account: str | None, around: Surroundings) -> str:
+    plan = standing.plan
+    steps = count_words(len(plan.steps), "step")
+    lines = [f"approved {short(plan.sha256)}: {plan.kind}, {steps}, by {printable(by)}"]
+    if standing.needed >= TWO:
+        lines.append(need_words(standing))
+        if account is None:
+            lines.append("This approval does not count for that: nobody checked the name.")
+    if standing.is_approved:
+        lines += [
+            f"Next: {next_command(around, 'apply', short(plan.sha256))}",
+            "Where the service runs (fallow-orchestrate watch), its next turn does it.",
+        ]
+    return _text(lines)

@@ -13,10 +13,10 @@ from functools import partial
 from typing import Any
 
 from twisted.application.service import Service
-from twisted.internet import endpoints
 from twisted.internet.defer import Deferred
 from twisted.python.threadpool import ThreadPool
 
+from aggregator.listening import Listening, refuse_plain
 from orchestrate.config import OrchestrateConfig
 from orchestrate.control import Control, open_control
 from orchestrate.owners.files import load_owner_files, owner_environment
@@ -30,6 +30,7 @@ from orchestrate.watch import Watch
 from orchestrate.watch_state import Status, Turn, TurnEnd, WatchSettings, write_status
 
 THREADS = 4
+_LISTEN = "orchestrate.links.listen"
 # How late a wake is seen to where nothing calls for it, such as when another controller led.
 _WAKES_EVERY_S = 5.0
 # Of the five seconds that SIGTERM gives. A step that takes longer is left to the next start: its intent is on disk.
@@ -58,7 +59,7 @@ class WatchService(Service):
 
     Construction opens the fleet database and the drivers; it blocks.
 
-    Raises: as `orchestrate.control.open_control`; ConfigError: the key of the links.
+    Raises: as `orchestrate.control.open_control`; ConfigError: the key of the links, or no way to listen.
     """
 
     def __init__(
@@ -102,8 +103,12 @@ class WatchService(Service):
         waker = Waker(self._control, self._wakes, pause=self._pause, ending=is_ending, log=self._say)
         self._watch = Watch(self._control, self._settings, waker, log=self._say)
         self._site: Any = None
+        self._listening: Listening | None = None
         if config.owners.links.url is None:
             return
+        door = config.owners.door
+        refuse_plain(config.owners.links.listen, door, key=_LISTEN)
+        self._listening = Listening(door, reactor=self._reactor, clock=self._clock)
         static = load_owner_files()
         pages = OwnerPages(
             key=LinkKey.load_or_create(config.data_dir / KEY_FILE_NAME),
@@ -124,14 +129,9 @@ class WatchService(Service):
         Raises: CannotListenError.
         """
         self._threads.start()
-        if self._site is not None:
-            host, port = self._config.owners.links.listen
-            make: Any = endpoints.TCP6ServerEndpoint if ":" in host else endpoints.TCP4ServerEndpoint
-            interface = "127.0.0.1" if host == "localhost" else host
-            self._port = await make(self._reactor, port, interface=interface).listen(self._site)
-            address = self._port.getHost()
-            shown = f"[{address.host}]" if ":" in address.host else address.host
-            self._address = f"http://{shown}:{address.port}/"
+        if self._listening is not None:
+            self._port = await self._listening.listen(self._config.owners.links.listen, self._site, key=_LISTEN)
+            self._address = self._listening.url(self._port)
         self._scheduler.add_job(
             self._turn,
             "interval",
@@ -152,6 +152,8 @@ class WatchService(Service):
         self._wakes.end_wait()
         if self._scheduler.running:
             self._scheduler.shutdown(wait=False)
+        if self._listening is not None:
+            self._listening.stop()
         if self._port is not None:
             await self._port.stopListening()
         await self._until_idle()

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 import sqlalchemy as sa
 
+from orchestrate.approvals import standing_of
 from orchestrate.control import Control, LeaseHeld
 from orchestrate.groups import Approve
 from orchestrate.guards import check_plan
@@ -208,11 +209,14 @@ class Watch:
                 self._apply(plan, note)
 
     def _approved(self, now_s: float) -> Iterator[Plan]:
-        """The oldest first."""
-        records = self._control.records
+        """The oldest first; one that still waits for somebody's yes is not among them."""
+        records, above = self._control.records, self._control.config.reclaim.two_persons_above
         runs = {run.plan_sha256: run for run in records.runs(limit=_NEWEST_RUNS)}
         for plan in reversed(records.plans(limit=_NEWEST_PLANS)):
-            if plan.kind not in _APPLIED or not now_s < plan.expires_s or not records.approvals(plan.sha256):
+            if plan.kind not in _APPLIED or not now_s < plan.expires_s:
+                continue
+            given = records.approvals(plan.sha256)
+            if not given or not standing_of(plan, given, (), None, above=above).is_approved:
                 continue
             run = runs.get(plan.sha256)
             # One that was refused whole did nothing, and may be tried again.

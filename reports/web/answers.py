@@ -29,6 +29,7 @@ class Asked:
         origin: of this server as the client reaches it, such as `https://fallow.example.org`.
         cookie: the header Cookie, for those who end sessions; None without one.
         browser: what this browser alone sends before anybody is logged in, None where it has sent nothing yet.
+        if_match: the header If-Match: what a program has seen of what it changes; None without one.
     """
 
     method: str = "GET"
@@ -44,6 +45,7 @@ class Asked:
     origin: str = ""
     cookie: str | None = field(default=None, repr=False)
     browser: str | None = field(default=None, repr=False)
+    if_match: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -48,6 +48,7 @@ LOGIN_PATH = "/login"
 _RETRY_S = 2
 _FOR_GOOD = "public, max-age=31536000, immutable"
 _READS = ("GET", "HEAD")
+_WITH_DOCUMENT = ("POST", "PUT")
 
 ErrorPage = Callable[[Problem, Asked], Answer]
 
@@ -61,12 +62,14 @@ class Doorkeeper:
         surface: how browsers reach this server.
         clock: Unix time in seconds.
         csrf: for the forms of those who are not logged in.
+        on_refusal: told of each whose role did not go so far, with the address and the time, in a thread.
     """
 
     gate: Gate
     surface: Surface
     clock: Callable[[], float]
     csrf: Csrf
+    on_refusal: Callable[[Identity, Route, str, float], None] = lambda _who, _route, _address, _now_s: None
 
 
 def make_site(
@@ -141,6 +144,7 @@ class _Door(Resource):
             target=received.target,
             address=received.address,
             cookie=received.cookie,
+            if_match=received.if_match,
             browser=self._keeper.csrf.cookie_of(received.cookie),
         )
         try:
@@ -190,10 +194,10 @@ class _Door(Resource):
         if route.role is None or who.role.covers(route.role):
             return
         detail = f"{route.method} {route.path} needs {route.role}, {who.account} is {who.role} by {who.via}"
-        refusing(
-            lambda: self._keeper.gate.note(who.account, What.REFUSED, detail, received.address, self._keeper.clock()),
-            again=False,
-        )
+        address, now_s = received.address, self._keeper.clock()
+        gate, of = self._keeper.gate, f"{who.account} {route.method} {route.path}"
+        refusing(lambda: gate.note_once(who.account, What.REFUSED, detail, address, now_s, of=of), again=False)
+        refusing(lambda: self._keeper.on_refusal(who, route, address, now_s), again=False)
         raise Refused(Problem(403, "role", f"this needs the role {route.role}, and you are {who.role} here"))
 
     def _handled(self, received: Received, found: Found, asked: Asked) -> Answer:
@@ -208,7 +212,7 @@ class _Door(Resource):
             if route.kind is Kind.PAGE:
                 form = received.form()
             self._check_csrf(received, form, route, asked.who)
-            if route.kind is Kind.API and route.method == "POST":
+            if route.kind is Kind.API and route.method in _WITH_DOCUMENT:
                 document = received.document()
         answer = self._handlers[route.name](
             replace(asked, ids=found.ids, query=received.parameters(route.kind), form=form, document=document)

@@ -160,7 +160,7 @@ class LoginPages:
             except UnknownPerson as error:
                 raise not_found("link", str(error)) from error
             except PeopleRefused as error:
-                problems = {"": str(error)}
+                problems = {error.field: str(error)}
             else:
                 return self._desk.entered(session, "/")
         return self._link_page(asked, link, problems)
@@ -191,7 +191,8 @@ class LoginPages:
             account=link.account,
             min_chars=MIN_CHARS,
         )
-        return self._desk.renderer.page(view, status=422 if problems else 200)
+        # The link stands in the address: it must not go on with what this page loads or leads to.
+        return self._desk.renderer.page(view, status=422 if problems else 200, headers={"Referrer-Policy": "origin"})
 
     def _page(self, asked: Asked, values: Mapping[str, str], refused: Refused | None = None) -> Answer:
         problem = None if refused is None else refused.problem

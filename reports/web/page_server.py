@@ -18,7 +18,7 @@ from reports.web.login_pages import Provider
 from reports.web.security import Surface
 
 THREADS = 4
-_EVERY_INTERFACE = ("0.0.0.0", "::")  # noqa: S104  # told apart, not listened on
+EVERY_INTERFACE = ("0.0.0.0", "::")  # noqa: S104  # told apart, not listened on
 # Of the five seconds that SIGTERM gives: then a thread that waits for a database is left behind.
 _THREADS_END_S = 1.5
 
@@ -98,7 +98,7 @@ def surface_of(place: Place) -> Surface:
     """How browsers reach it."""
     host = place.listen[0].lower()
     # An address is nobody else's name; that of every interface is nobody's.
-    own = () if host in _EVERY_INTERFACE else (f"[{host}]" if ":" in host else host,)
+    own = () if host in EVERY_INTERFACE else (f"[{host}]" if ":" in host else host,)
     return Surface(names=(*place.names, *own), secure=place.door.is_https, proxies=place.door.trusted)
 
 

@@ -38,6 +38,7 @@ class Received:
     origin: str | None
     site: str | None
     csrf: str = field(repr=False)
+    if_match: str | None
     cookie: str | None = field(repr=False)
     authorization: str | None = field(repr=False)
 
@@ -83,6 +84,7 @@ def receive(request: Request, csrf_header: str, proxies: Proxies) -> Received:
         origin=header(request, b"origin"),
         site=header(request, b"sec-fetch-site"),
         csrf=header(request, csrf_header.encode()) or "",
+        if_match=header(request, b"if-match"),
         cookie=header(request, b"cookie"),
         authorization=header(request, b"authorization"),
     )

@@ -18,8 +18,12 @@ from orchestrate.watch_state import Status, Turn, TurnEnd, write_status
 from reports.events import read_events
 from reports.exemption_table import Exemptions
 from reports.exemptions import ExemptionKind
+from reports.people.administration import Actor
+from reports.people.gate import open_gate
+from reports.people.roles import Role, Scope
 from reports.schema import open_report_db
 from tests.orchestrate.control_house import BUSY_ID, GRACE_S, IDLE, LONE, House, house, idle_vms
+from tests.reports.people.persons import quick_hasher
 
 ROOT = Path(__file__).parents[2]
 
@@ -134,6 +138,105 @@ def test_a_plan_runs_once(cloud: House) -> None:
     code, _, err = cloud.call("apply", str(first["plan_sha256"]))
     assert code == 1
     assert "applied" in err
+
+
+TWO = "[orchestrate.approval]\ntwo_persons_above = 0"
+
+
+@contextmanager
+def large(folder: Path) -> Iterator[tuple[House, str]]:
+    """A cloud with a plan by ann that takes something, which two people have to approve; its hash."""
+    with house(folder, more=TWO) as cloud:
+        cloud.run()
+        cloud.now_s += GRACE_S
+        yield cloud, str(cloud.read("plan", "--by", "ann")["sha256"])
+
+
+def token_of(cloud: House, name: str, role: Role, scope: Scope = Scope.APPROVE) -> Path:
+    """A file with an API token of an account, made where there is none."""
+    engine = open_report_db(None, cloud.folder)
+    people, by = open_gate(engine, hasher=quick_hasher()).people, Actor(name="a test", now_s=cloud.now_s)
+    if name not in {one.name for one in people.accounts()}:
+        people.add(name, role, None, by)
+    _, text = people.make_token(name, "a test", scope, 3600.0, by)
+    engine.dispose()
+    file = cloud.folder / f"{name}-{scope}.token"
+    file.touch(mode=0o600)
+    file.write_text(f"{text}\n", encoding="utf-8")
+    return file
+
+
+def test_two_tokens_approve_what_one_does_not(tmp_path: Path) -> None:
+    """`plan`, `show` and `plans` say how many are needed and which count; the second checked yes is enough."""
+    with large(tmp_path) as (cloud, sha256):
+        assert "two people who log in have to approve it, other than ann" in cloud.ok("plan", "--by", "ann")
+        said = cloud.ok("approve", sha256, "--api-token-file", token_of(cloud, "eve", Role.APPROVER))
+        assert f"approved {sha256[:12]}: reclaim, 1 step, by eve" in said
+        assert "1 of 2, so far eve" in said
+        assert "Next:" not in said
+        assert cloud.call("apply", sha256)[0] == 1
+        assert "(1 of 2, so far eve)" in cloud.ok("show", sha256)
+        assert ", 1 of 2 approvals, approved by eve" in cloud.ok("plans")
+        assert "approve" in cloud.ok("show", sha256).splitlines()[-1]
+        said = cloud.ok("approve", sha256, "--api-token-file", token_of(cloud, "bob", Role.ADMIN))
+        assert "Approved by eve and bob" in said
+        assert "Next: fallow-orchestrate apply" in said
+        shown = cloud.read("show", sha256)
+        assert (shown["approvals_needed"], shown["approvals_counting"]) == (2, ["eve", "bob"])
+        assert [each["account"] for each in shown["approvals"]] == ["eve", "bob"]
+        cloud.ok("apply", sha256)
+
+
+def test_the_environment_names_the_token(tmp_path: Path) -> None:
+    """$FALLOW_API_TOKEN_FILE will do; the token itself stands in no argument and in no answer."""
+    with large(tmp_path) as (cloud, sha256):
+        file = token_of(cloud, "eve", Role.APPROVER)
+        out, err = io.StringIO(), io.StringIO()
+        words = ["approve", "--config", str(cloud.settings), sha256]
+        environ = {"FALLOW_API_TOKEN_FILE": str(file)}
+        assert main(words, clock=lambda: cloud.now_s, environ=environ, out=out, err=err) == 0
+        assert "by eve" in out.getvalue()
+        assert file.read_text(encoding="utf-8").strip() not in out.getvalue() + err.getvalue()
+        assert main([*words, "--by", "ann"], clock=lambda: cloud.now_s, environ=environ, out=out, err=err) == 2
+        assert "--by: a token says who approves" in err.getvalue()
+
+
+def test_ones_own_plan_is_not_approved_by_token(tmp_path: Path) -> None:
+    """Exit 1, no approval, and it is written down."""
+    with large(tmp_path) as (cloud, sha256):
+        code, out, err = cloud.call("approve", sha256, "--api-token-file", token_of(cloud, "ann", Role.ADMIN))
+        assert (code, out) == (1, "")
+        assert "ann made this plan: somebody else has to approve it" in err
+        assert cloud.read("show", sha256)["approvals"] == []
+        (line,) = [each for each in cloud.read("audit")["entries"] if each["what"] == "refused"]
+        assert (line["who"], json.loads(line["body"])["plan"]) == ("ann", sha256)
+
+
+@pytest.mark.parametrize(
+    ("role", "scope", "words"),
+    [(Role.APPROVER, Scope.WRITE, "goes as far as operator"), (Role.VIEWER, Scope.READ, "goes as far as viewer")],
+)
+def test_a_token_that_goes_less_far_approves_nothing(tmp_path: Path, role: Role, scope: Scope, words: str) -> None:
+    """Neither by its scope nor by its account's role."""
+    with large(tmp_path) as (cloud, sha256):
+        code, _, err = cloud.call("approve", sha256, "--api-token-file", token_of(cloud, "eve", role, scope))
+        assert code == 1
+        assert words in err
+        assert cloud.read("show", sha256)["approvals"] == []
+
+
+def test_what_is_no_token_approves_nothing(tmp_path: Path) -> None:
+    """Wrong: exit 1. Readable by others, or not there: exit 2."""
+    with large(tmp_path) as (cloud, sha256):
+        file = token_of(cloud, "eve", Role.APPROVER)
+        text = file.read_text(encoding="utf-8")
+        file.write_text(text.replace(text[-4], "0" if text[-4] != "0" else "1"), encoding="utf-8")
+        code, _, err = cloud.call("approve", sha256, "--api-token-file", file)
+        assert (code, "the token is wrong, over or revoked" in err) == (1, True)
+        file.chmod(0o644)
+        code, _, err = cloud.call("approve", sha256, "--api-token-file", file)
+        assert (code, "readable by others" in err) == (2, True)
+        assert cloud.call("approve", sha256, "--api-token-file", tmp_path / "none")[0] == 2
 
 
 def test_an_expired_plan_is_neither_approved_nor_applied(cloud: House) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from agent.settings import ConfigError
+from aggregator.listen_settings import TlsFiles
 from orchestrate.config import OrchestrateConfig, load_config
 from orchestrate.groups import Approve, ReclaimSettings
 from orchestrate.limits import Limits
@@ -91,6 +92,10 @@ reclaim_every = "2h"
 [orchestrate.links]
 url = "https://fallow.example.org/"
 listen = "127.0.0.1:0"
+tls_cert = "/etc/fallow/cert.pem"
+tls_key = "/etc/fallow/key.pem"
+plain_behind_proxy = true
+proxies = ["10.0.0.0/28"]
 life = "9d"
 keep_for = "5d"
 
@@ -160,6 +165,9 @@ def test_every_setting_is_read() -> None:
     links, notify = config.owners.links, config.owners.notify
     assert (links.url, links.listen) == ("https://fallow.example.org", ("127.0.0.1", 0))
     assert (links.life_s, links.keep_for_s) == (9 * 86_400.0, 5 * 86_400.0)
+    door = config.owners.door
+    assert door.tls == TlsFiles(cert=Path("/etc/fallow/cert.pem"), key=Path("/etc/fallow/key.pem"))
+    assert (door.plain_behind_proxy, door.trusted.includes("10.0.0.9")) == (True, True)
     assert notify.mail is not None
     assert (notify.mail.host, notify.mail.sender, notify.mail.security) == (
         "mail.example.org",
@@ -210,6 +218,8 @@ def test_what_a_file_leaves_out_has_its_default() -> None:
         ('[orchestrate.watch]\nevery = "-5s"\n', "orchestrate.watch.every"),
         ('[orchestrate.links]\nurl = "http://fallow.example.org"\n', "orchestrate.links.url"),
         ('[orchestrate.links]\nurl = "fallow"\n', "orchestrate.links.url"),
+        ('[orchestrate.links]\ntls_cert = "c.pem"\n', "orchestrate.links.tls_cert: tls_cert and tls_key"),
+        ("[orchestrate.links]\nproxies = [1]\n", "orchestrate.links.proxies: 1 is not a network"),
         ("[orchestrate]\nnotify = 3\n", "orchestrate.notify: is not a table"),
         ('[orchestrate.notify.pigeon]\nname = "x"\n', "orchestrate.notify.pigeon: unknown"),
         ('[orchestrate.notify.mail]\nhost = "m"\n', "orchestrate.notify.mail.from: is missing"),

@@ -22,7 +22,8 @@ from aggregator.listen_settings import ListenSettings, TlsFiles
 from aggregator.problems import Refused
 from reports.config import ReportConfig, ServeConfig
 from reports.web.answers import Asked
-from reports.web.service import _link_to, _surface
+from reports.web.page_server import surface_of
+from reports.web.service import _link_to
 from tests.reports.fleets import Spec, one_of_each, write_fleet
 from tests.reports.web.programs import Server, aggregating, serving
 
@@ -197,7 +198,7 @@ def test_first_link_is_under_a_name_that_works(
 )
 def test_address_of_the_server_is_a_name_of_it(listen: str, taken: str, refused: str) -> None:
     """The one that is listened on, as nobody else can make a name of theirs lead there; that of all is none."""
-    surface = _surface(ReportConfig(serve=ServeConfig(listen=(listen, 8901))))
+    surface = surface_of(ServeConfig(listen=(listen, 8901)))
     surface.check_host(taken)
     with pytest.raises(Refused):
         surface.check_host(refused)

@@ -1,0 +1,1 @@
+"""The controller's pages for people: plans, approvals, runs, the audit log and the kill switch."""
