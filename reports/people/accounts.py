@@ -14,11 +14,17 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9._@+-]{0,63}\Z")
 
 
 class PeopleRefused(Exception):
-    """What was asked for cannot be; the text says why."""
+    """What was asked for cannot be; the text says why. `field`: of a form, where it is about what was typed there."""
+
+    field = ""
 
 
 class Unfit(PeopleRefused):
     """A name, a password or a label that cannot be one."""
+
+    def __init__(self, text: str, *, field: str = "") -> None:
+        super().__init__(text)
+        self.field = field
 
 
 class UnknownPerson(PeopleRefused):
@@ -54,13 +60,21 @@ def check_name(text: str) -> str:
     """The name as it is kept. Raises: Unfit."""
     name = normal_name(text)
     if name is None:
-        raise Unfit(f"{text[:80]!r} is no name for an account: 1 to 64 of a-z, 0-9, and . _ @ + - after the first")
+        shown = text.strip()[:80]
+        raise Unfit(
+            f"{shown!r} is no name for an account: that has 1 to 64 of a-z, 0-9, . _ @ + -, and begins with a-z or 0-9",
+            field="account",
+        )
     return name
 
 
-def find_account(connection: sa.Connection, name: str) -> Account | None:
-    """The account of this name, as it is kept."""
-    row = connection.execute(sa.select(people_account).where(people_account.c.name == name)).mappings().first()
+def find_account(connection: sa.Connection, name: str, *, lock: bool = False) -> Account | None:
+    """The account of this name, as it is kept. Args: lock: nobody changes it until this transaction ends."""
+    if not _NAME.match(name):
+        # Drivers refuse some texts, such as one with a NUL.
+        return None
+    wanted = sa.select(people_account).where(people_account.c.name == name)
+    row = connection.execute(wanted.with_for_update() if lock else wanted).mappings().first()
     return None if row is None else _account(row)
 
 
@@ -130,9 +144,12 @@ def update_role(connection: sa.Connection, name: str, role: Role) -> None:
     _update(connection, name, role=role.value)
 
 
-def update_password(connection: sa.Connection, name: str, password_hash: str) -> None:
-    """Gives it another password."""
-    _update(connection, name, password_hash=password_hash)
+def update_password(connection: sa.Connection, name: str, password_hash: str, *, was: str | None = None) -> bool:
+    """Gives it another password, and returns whether it did. Args: was: the hash that it has to have until now."""
+    wanted = sa.update(people_account).where(people_account.c.name == name)
+    if was is not None:
+        wanted = wanted.where(people_account.c.password_hash == was)
+    return connection.execute(wanted.values(password_hash=password_hash)).rowcount > 0
 
 
 def disable(connection: sa.Connection, name: str, now_s: float) -> None:

@@ -93,13 +93,20 @@ class Administration:
             accounts.update_role(connection, name, role)
             sessions.delete_sessions(connection, name)
 
-    def set_password(self, name: str, password: str, by: Actor, *, keep: str | None = None) -> None:
-        """Gives another password, and ends the account's sessions. Args: keep: the secret of one that stays."""
+    def set_password(
+        self, name: str, password: str, by: Actor, *, keep: str | None = None, was: str | None = None
+    ) -> None:
+        """Gives another password; the account's sessions and links for a password end.
+
+        Args: keep: the secret of a session that stays; was: the hash of the old one, where that was shown.
+        """
         known = self._hash(password, name)
         with self._changing(by, What.PASSWORD_CHANGED, name) as connection:
             _refuse_foreign(accounts.need_account(connection, name))
-            accounts.update_password(connection, name, known)
+            if not accounts.update_password(connection, name, known, was=was):
+                raise PeopleRefused(f"{name}: somebody has just given it another password: log in with that one")
             sessions.delete_sessions(connection, name, but=keep)
+            links.delete_links(connection, name)
 
     def disable(self, name: str, by: Actor) -> None:
         """Lets an account in no more; its sessions end, its tokens open nothing while it lasts."""
@@ -190,7 +197,7 @@ class Administration:
         try:
             check_password(password, account)
         except ValueError as error:
-            raise Unfit(str(error)) from None
+            raise Unfit(str(error), field="password") from None
         return self._hasher.hash(password)
 
     @contextmanager

@@ -12,6 +12,9 @@ from reports.tables import people_event
 from reports.words import printable
 
 MAX_TEXT_CHARS = 300
+KEPT_S = 400 * 86_400.0
+# The newest stay however old they seem: a clock that is a year ahead must not empty the record.
+KEPT_AT_LEAST = 100_000
 
 
 class What(StrEnum):
@@ -64,9 +67,17 @@ def read_events(engine: sa.Engine, *, limit: int, who: str | None = None) -> lis
     columns = [people_event.c[name] for name in ("at_s", "who", "what", "detail", "address")]
     wanted = sa.select(*columns).order_by(people_event.c.id.desc()).limit(limit)
     if who is not None:
-        wanted = wanted.where(people_event.c.who == who)
+        wanted = wanted.where(people_event.c.who == _shown(who))
     with reading(engine) as connection:
         return [Event(**row) for row in connection.execute(wanted).mappings()]
+
+
+def forget_events(connection: sa.Connection, now_s: float) -> None:
+    """Removes what is older than KEPT_S, but for the newest KEPT_AT_LEAST."""
+    newest = sa.select(sa.func.max(people_event.c.id)).scalar_subquery()
+    connection.execute(
+        sa.delete(people_event).where(people_event.c.at_s < now_s - KEPT_S, people_event.c.id <= newest - KEPT_AT_LEAST)
+    )
 
 
 def _shown(text: str) -> str:

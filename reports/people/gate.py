@@ -6,7 +6,6 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
@@ -16,20 +15,20 @@ from aggregator.problems import Problem, Refused
 from reports.people import accounts, api_tokens, sessions
 from reports.people.administration import Actor, Administration
 from reports.people.api_tokens import bearer_of
-from reports.people.events import Event, What, write_event
+from reports.people.events import Event, What, forget_events, write_event
 from reports.people.identity import Identity, Via
 from reports.people.life import Life
 from reports.people.passwords import MAX_CHARS, Hasher
 from reports.people.roles import Role
 from reports.people.sessions import digest, session_token
-from reports.people.throttle import Throttle
+from reports.people.throttle import Seldom, Throttle, group_of
 
 # What is taken away elsewhere is gone here so much later at most.
 REMEMBERED_S = 5.0
 MAX_REMEMBERED = 2_000
+# In the record, for whoever is no account; not a name that one could have.
+NO_ACCOUNT = "(no account)"
 _NOTE_EVERY_S = 60.0
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +70,7 @@ class Gate:
         self._throttle = throttle
         self._life = life
         self._known: OrderedDict[str, tuple[Identity, float]] = OrderedDict()
-        self._noted: OrderedDict[str, float] = OrderedDict()
+        self._noted = Seldom(_NOTE_EVERY_S)
         self._lock = threading.Lock()
 
     @staticmethod
@@ -106,22 +105,21 @@ class Gate:
         try:
             self._throttle.begin(typed, address, now_s)
         except Refused:
-            self._note_once(typed, address, now_s)
+            # They come by the thousand, with names that were never typed before.
+            self.note_once(self._shown(name), What.LOG_IN_THROTTLED, "", address, now_s, of=group_of(address))
             raise
         known = None
         if name is not None:
             with reading(self._engine()) as connection:
                 known = accounts.password_hash_of(connection, name)
-        # A password of megabytes is wrong, and is not hashed to find that out.
-        is_right = self._hasher.verify(known, password[: MAX_CHARS + 1])
+        is_right = self._verify(known, password, typed, address, now_s)
         if name is None or known is None or not is_right:
-            self.note(typed, What.LOG_IN_FAILED, "", address, now_s)
-            raise Refused(Problem(401, "login", "the account or the password is wrong"))
-        self._throttle.succeeded(typed, address)
-        if self._hasher.is_outdated(known):
-            with self._engine().begin() as connection:
-                accounts.update_password(connection, name, self._hasher.hash(password))
-        return self.begin_session(name, address, now_s, how="password", old_cookie=old_cookie)
+            self.note(self._shown(name), What.LOG_IN_FAILED, "", address, now_s)
+            raise _wrong()
+        self._throttle.succeeded(typed, address, now_s)
+        session = self.begin_session(name, address, now_s, how="password", old_cookie=old_cookie, known=known)
+        self._renew_hash(name, known, password)
+        return session
 
     def log_in_outsider(
         self, outsider: Outsider, address: str, now_s: float, *, old_cookie: str | None = None
@@ -144,18 +142,34 @@ class Gate:
         return self.begin_session(name, address, now_s, how="OpenID Connect", old_cookie=old_cookie)
 
     def begin_session(
-        self, name: str, address: str, now_s: float, *, how: str, old_cookie: str | None = None
+        self,
+        name: str,
+        address: str,
+        now_s: float,
+        *,
+        how: str,
+        old_cookie: str | None = None,
+        known: str | None = None,
     ) -> Session:
-        """Begins a session of an account that has shown who it is. Raises: Refused, 401: it is disabled or gone."""
+        """Begins a session of an account that has shown who it is.
+
+        Args: known: the hash of the password that was shown.
+
+        Raises: Refused, 401: it is disabled or gone, or has another password by now.
+        """
         token, old = sessions.make_session_token(), session_token(old_cookie)
         with self._engine().begin() as connection:
-            found = accounts.find_account(connection, name)
+            found = accounts.find_account(connection, name, lock=True)
             if found is None or found.disabled_s is not None:
-                raise Refused(Problem(401, "login", "the account or the password is wrong"))
+                raise _wrong()
+            # Whoever changes a password ends the sessions that there are: one of the old password must not begin then.
+            if known is not None and accounts.password_hash_of(connection, name) != known:
+                raise _wrong()
             if old is not None:
                 sessions.delete_session(connection, old)
             sessions.insert_session(connection, token, name, address, now_s, self._life)
             write_event(connection, Event(at_s=now_s, who=name, what=What.LOGGED_IN, detail=how, address=address))
+            forget_events(connection, now_s)
         self._forget_all()
         return Session(token=token, account=name, role=found.role, until_s=now_s + self._life.most_s)
 
@@ -180,11 +194,11 @@ class Gate:
         self._throttle.begin(who.account, by.address, by.now_s)
         with reading(self._engine()) as connection:
             known = accounts.password_hash_of(connection, who.account)
-        if not self._hasher.verify(known, old[: MAX_CHARS + 1]):
+        if not self._verify(known, old, who.account, by.address, by.now_s):
             self.note(who.account, What.LOG_IN_FAILED, "old password, to change it", by.address, by.now_s)
             raise Refused(Problem(401, "login", "the old password is wrong"))
-        self._throttle.succeeded(who.account, by.address)
-        self.people.set_password(who.account, new, by, keep=session_token(cookie_header))
+        self._throttle.succeeded(who.account, by.address, by.now_s)
+        self.people.set_password(who.account, new, by, keep=session_token(cookie_header), was=known)
         self._forget_all()
 
     def changed(self) -> None:
@@ -196,15 +210,38 @@ class Gate:
         with self._engine().begin() as connection:
             write_event(connection, Event(at_s=now_s, who=who, what=what, detail=detail, address=address))
 
-    def _note_once(self, typed: str, address: str, now_s: float) -> None:
-        """Tries that are turned away come by the thousand: one of a minute is written down."""
-        key = f"{address} {typed}"
-        with self._lock:
-            noted_s = self._noted.get(key)
-            if noted_s is not None and abs(now_s - noted_s) < _NOTE_EVERY_S:
-                return
-            _put(self._noted, key, now_s)
-        self.note(typed, What.LOG_IN_THROTTLED, "", address, now_s)
+    def note_once(self, who: str, what: str, detail: str, address: str, now_s: float, *, of: str) -> None:
+        """As `note`, but once a minute for each `what` and `of`: nobody fills the database by asking again."""
+        if self._noted.is_due(f"{what} {of}", now_s):
+            self.note(who, what, detail, address, now_s)
+
+    def _shown(self, name: str | None) -> str:
+        """How the record calls somebody who tries to log in. Some type a password where the name belongs."""
+        if name is not None:
+            with reading(self._engine()) as connection:
+                if accounts.find_account(connection, name) is not None:
+                    return name
+        return NO_ACCOUNT
+
+    def _verify(self, known: str | None, password: str, typed: str, address: str, now_s: float) -> bool:
+        """Raises: Refused, 503: too many at once; that was no try."""
+        try:
+            # A password of megabytes is wrong, and is not hashed to find that out.
+            return self._hasher.verify(known, password[: MAX_CHARS + 1])
+        except Refused:
+            self._throttle.unchecked(typed, address, now_s)
+            raise
+
+    def _renew_hash(self, name: str, known: str, password: str) -> None:
+        """A hash of older parameters is made anew, unless there is no room now: then at the next log-in."""
+        if not self._hasher.is_outdated(known):
+            return
+        try:
+            made = self._hasher.hash(password)
+        except Refused:
+            return
+        with self._engine().begin() as connection:
+            accounts.update_password(connection, name, made, was=known)
 
     def _settle(
         self, connection: sa.Connection, outsider: Outsider, found: accounts.Account | None, address: str, now_s: float
@@ -278,7 +315,10 @@ class Gate:
         identity = find()
         if identity is not None:
             with self._lock:
-                _put(self._known, key, (identity, now_s))
+                self._known.pop(key, None)
+                self._known[key] = (identity, now_s)
+                while len(self._known) > MAX_REMEMBERED:
+                    self._known.popitem(last=False)
         return identity
 
     def _forget_all(self) -> None:
@@ -286,12 +326,8 @@ class Gate:
             self._known.clear()
 
 
-def _put(known: OrderedDict[str, T], key: str, value: T) -> None:
-    """Remembers the newest, and no more of them than MAX_REMEMBERED."""
-    known.pop(key, None)
-    known[key] = value
-    while len(known) > MAX_REMEMBERED:
-        known.popitem(last=False)
+def _wrong() -> Refused:
+    return Refused(Problem(401, "login", "the account or the password is wrong"))
 
 
 def open_gate(

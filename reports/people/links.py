@@ -51,13 +51,18 @@ def insert_link(connection: sa.Connection, link: Link, *, by: str, now_s: float)
     return secret
 
 
+def delete_links(connection: sa.Connection, account: str) -> None:
+    """Links for the password of an account open nothing any more."""
+    connection.execute(sa.delete(people_link).where(people_link.c.account == account))
+
+
 def find_link(connection: sa.Connection, secret: str, now_s: float) -> Link:
     """Raises: UnknownPerson: there is none, it was used, or its time is over."""
     row = None
     if _SECRET.match(secret):
         row = connection.execute(sa.select(people_link).where(_open(secret, now_s))).mappings().first()
     if row is None:
-        raise UnknownPerson("this link was used, is older than a day, or never was one")
+        raise UnknownPerson("this link was used, is older than a day, a newer one took its place, or it never was one")
     return Link(kind=LinkKind(row["kind"]), account=row["account"])
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -30,8 +32,12 @@ from reports.people.settings import OpenIdConfig, parse_issuer
 ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "Ed25519")
 CONNECT_S, READ_S = 5.0, 10.0
 FLOW_LIFE_S = 600.0
-MAX_FLOWS = 1_000
+MAX_FLOWS = 10_000
+# Of the threads that make pages, those that may wait for the provider: a silent one must not stop the rest.
+ASKED_AT_ONCE = 2
+MAX_ANSWER_BYTES = 1 << 20
 _LEEWAY_S = 60
+_PART_BYTES = 16_384
 _METADATA_LIFE_S = 3600.0
 _MAX_SUBJECT_CHARS = 500
 
@@ -71,6 +77,7 @@ class OpenId:
         self._metadata: tuple[Mapping[str, Any], float] | None = None
         self._keys: KeySet | None = None
         self._lock = threading.Lock()
+        self._room = threading.BoundedSemaphore(ASKED_AT_ONCE)
 
     def begin(self, redirect_uri: str, browser: str, next_path: str) -> str:
         """The address at the provider to send a person to. Raises: Refused, 502: it does not answer."""
@@ -117,7 +124,7 @@ class OpenId:
     def _exchange(self, flow: _Flow, code: str) -> Mapping[str, Any]:
         metadata = self._read_metadata()
         try:
-            with self._session(flow.redirect_uri) as session:
+            with self._asking(), self._session(flow.redirect_uri) as session:
                 token = session.fetch_token(
                     metadata["token_endpoint"],
                     grant_type="authorization_code",
@@ -214,17 +221,42 @@ class OpenId:
             self._keys = KeySet.import_key_set(self._get(str(self._read_metadata()["jwks_uri"])))  # type: ignore[arg-type]
         return self._keys
 
+    @contextmanager
+    def _asking(self) -> Iterator[None]:
+        """Raises: Refused, 503: others wait for the provider already."""
+        if not self._room.acquire(blocking=False):
+            raise _late()
+        try:
+            yield
+        finally:
+            self._room.release()
+
+    @staticmethod
+    def _read(answer: Any) -> bytes:
+        """The body. Raises: ValueError: it is too long."""
+        found = b""
+        for part in answer.iter_content(_PART_BYTES):
+            found += part
+            if len(found) > MAX_ANSWER_BYTES:
+                raise ValueError("the answer is too long")
+        return found
+
     def _get(self, url: str) -> dict[str, Any]:
         try:
-            with self._session() as session:
-                answer = session.get(url, withhold_token=True, allow_redirects=False)
+            with self._asking(), self._session() as session:
+                answer = session.get(url, withhold_token=True, allow_redirects=False, stream=True)
                 answer.raise_for_status()
-                found = answer.json()
+                found = json.loads(self._read(answer))
         except (RequestException, ValueError) as error:
             raise _away() from error
         if not isinstance(found, dict):
             raise _away("says of itself what cannot be")
         return found
+
+
+def _late() -> Refused:
+    detail = "too many people log in by the OpenID provider just now, or it is slow: try again"
+    return Refused(Problem(503, "busy", detail, retry_after_s=2))
 
 
 def _refused(detail: str) -> Refused:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from typing import Final
+from unicodedata import normalize
 
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
@@ -93,5 +94,7 @@ class _Entered:
 
 
 def _as_bytes(password: str) -> bytes:
+    # One letter may be one character or two, as keyboards and systems make it: the same letter, the same password.
+    password = normalize("NFKC", password)
     # What a form sends may hold lone surrogates; argon2's own encoding would raise.
     return password.encode("utf-8", "surrogatepass")

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
+from urllib.parse import urlsplit
 
 from agent.settings import ConfigError, parse_count, parse_duration_s, read_secret
 from reports.people.roles import Role, Scope, parse_role, parse_scope
@@ -106,18 +107,21 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     given.add_argument("--no-password", action="store_true", help="no password opens it: tokens, or a link later")
     _json_option(command(actions, "list", _list, "list the accounts"))
     changed = command(actions, "role", _role, "give an account another role; its sessions end")
-    changed.add_argument("name")
+    changed.add_argument("name", type=_name)
     changed.add_argument("role", type=option(parse_role), help=", ".join(Role))
     password = command(actions, "password", _password, "give an account another password; its sessions end")
-    password.add_argument("name")
+    password.add_argument("name", type=_name)
     _password_option(password)
     link = command(actions, "link", _link, "make a link by which somebody sets a password, once, within a day")
-    link.add_argument("name")
-    link.add_argument("--url", default=DEFAULT_URL, help=f"of the pages (default: {DEFAULT_URL})")
-    command(actions, "disable", _disable, "let an account in no more; its sessions end").add_argument("name")
-    command(actions, "enable", _enable, "let an account in again").add_argument("name")
+    link.add_argument("name", type=_name)
+    link.add_argument(
+        "--url", type=option(_parse_url), default=DEFAULT_URL, help=f"of the pages (default: {DEFAULT_URL})"
+    )
+    disabled = command(actions, "disable", _disable, "let an account in no more; its sessions end")
+    disabled.add_argument("name", type=_name)
+    command(actions, "enable", _enable, "let an account in again").add_argument("name", type=_name)
     log = command(actions, "log", _log, "show who logged in, who was refused, and what was changed")
-    log.add_argument("--account", metavar="NAME", help="of this account alone")
+    log.add_argument("--account", type=_name, metavar="NAME", help="of this account alone")
     log.add_argument(
         "--last", type=option(parse_count), default=DEFAULT_EVENTS, metavar="N", help=f"(default: {DEFAULT_EVENTS})"
     )
@@ -125,7 +129,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     token = actions.add_parser("token", help="API tokens: add, list, revoke", allow_abbrev=False)
     tokens = token.add_subparsers(metavar="COMMAND", required=True)
     made = command(tokens, "add", _token_add, "make an API token and print it, this once")
-    made.add_argument("name", help="of the account whose it is")
+    made.add_argument("name", type=_name, help="of the account whose it is")
     made.add_argument("--label", required=True, metavar="TEXT", help="what it is for")
     made.add_argument(
         "--scope", type=option(parse_scope), default=Scope.READ, help=f"{', '.join(Scope)} (default: read)"
@@ -135,7 +139,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     _json_option(made)
     listed = command(tokens, "list", _token_list, "list API tokens")
-    listed.add_argument("name", nargs="?", help="of one account (default: of all)")
+    listed.add_argument("name", nargs="?", type=_name, help="of one account (default: of all)")
     _json_option(listed)
     command(tokens, "revoke", _token_revoke, "make an API token open nothing any more").add_argument("id")
 
@@ -262,10 +266,26 @@ def _read_password(options: argparse.Namespace, terminal: Terminal) -> str:
         return read_secret(Path(options.password_file))
     if terminal.prompt is None:
         raise ConfigError("user: nobody is there to type a password: use --password-file FILE, or - for stdin")
-    password = terminal.prompt("password: ")
-    if terminal.prompt("the same again: ") != password:
+    try:
+        password = terminal.prompt("password: ")
+        again = terminal.prompt("the same again: ")
+    except EOFError as error:
+        raise ConfigError("user: no password was typed") from error
+    if again != password:
         raise ConfigError("user: the two passwords are not the same")
     return password
+
+
+def _name(text: str) -> str:
+    """As names are kept: people write them in capitals too. One that cannot be is the name of no account."""
+    return text.strip().lower()
+
+
+def _parse_url(text: object) -> str:
+    parts = urlsplit(str(text))
+    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
+        raise ValueError(f"{text!r} is not the address of pages (such as https://fallow.example.org)")
+    return str(text)
 
 
 def _password_option(parser: Any) -> None:

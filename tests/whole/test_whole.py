@@ -71,6 +71,15 @@ def test_nothing_is_lost_doubled_or_uncounted(ground: Ground) -> None:
 
 
 @pytest.mark.real
+@pytest.mark.timeout(1800)
+def test_a_thousand_seeds_break_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    """As the command runs them, in two processes; everywhere but in `.ci/run` a few of them."""
+    seeds = 1_000 if os.environ.get("FALLOW_CI") == "1" else 20
+    assert main(["--seeds", str(seeds), "--first", "101", "--jobs", "2"]) == 0, capfd.readouterr().out
+    assert f"{seeds} seeds, 0 broken" in capfd.readouterr().out
+
+
+@pytest.mark.real
 def test_a_seed_is_one_history_in_every_process() -> None:
     """Two processes with other hash orders live through the same steps, and another seed is another history."""
     told = []

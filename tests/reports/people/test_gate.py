@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,8 +13,9 @@ from argon2 import PasswordHasher
 
 from aggregator.fleet_db import migrate, open_fleet
 from aggregator.problems import Refused
-from reports.people.accounts import PeopleRefused, UnknownPerson
-from reports.people.gate import REMEMBERED_S, Gate, open_gate
+from reports.people.accounts import PeopleRefused, UnknownPerson, update_password
+from reports.people.events import KEPT_S, Event, forget_events, write_event
+from reports.people.gate import NO_ACCOUNT, REMEMBERED_S, Gate, open_gate
 from reports.people.identity import Identity, Via
 from reports.people.life import Life
 from reports.people.links import LINK_LIFE_S
@@ -23,7 +24,7 @@ from reports.people.roles import Role, Scope, lesser
 from reports.people.sessions import MAX_SESSIONS, SESSION_COOKIE, digest
 from reports.people.throttle import ACCOUNT, ADDRESS
 from reports.schema import open_report_db
-from reports.tables import people_link, people_session, people_token
+from reports.tables import people_event, people_link, people_session, people_token
 from tests.postgres import postgres_database
 from tests.reports.people.persons import PASSWORD, actor, bearer, enter, quick_hasher
 
@@ -521,3 +522,117 @@ def test_entry_of_tests_is_as_that_of_people(gate: Gate) -> None:
     found = gate.identify(entry.cookie, None, T0)
     assert found is not None
     assert (found.role, found.csrf_secret) == (Role.OPERATOR, entry.csrf)
+
+
+class Meanwhile(Hasher):
+    """Does something while it hashes or checks, as another browser may."""
+
+    def __init__(self) -> None:
+        super().__init__(PasswordHasher(time_cost=1, memory_cost=8, parallelism=1))
+        self.then: Callable[[], object] = lambda: None
+
+    def verify(self, known: str | None, password: str) -> bool:
+        found = super().verify(known, password)
+        self.then()
+        return found
+
+
+def test_old_password_opens_nothing_while_it_is_changed(gate: Gate, engine: sa.Engine) -> None:
+    """A log-in that began with the old password does not end in a session, nor brings the old password back."""
+    hasher = Meanwhile()
+    other = open_gate(engine, hasher=hasher)
+    hasher.then = lambda: gate.people.set_password("bob", WRONG, actor(T0))
+    with pytest.raises(Refused) as refused:
+        other.log_in("bob", PASSWORD, HERE, T0)
+    assert refused.value.problem.status == 401
+    assert gate.people.count_sessions("bob", T0) == 0
+    hasher.then = lambda: None
+    assert other.log_in("bob", WRONG, HERE, T0).account == "bob"
+
+
+def test_hash_that_is_renewed_brings_no_old_password_back(gate: Gate, engine: sa.Engine) -> None:
+    """Somebody who sets a password while an older hash is made anew keeps it."""
+    known = "of another password by now"
+    with engine.begin() as connection:
+        assert not update_password(connection, "bob", "made anew", was=known)
+    assert gate.log_in("bob", PASSWORD, HERE, T0).account == "bob"
+
+
+def test_new_password_ends_links(gate: Gate) -> None:
+    """A link that was never used, and lies in some mailbox, is no way in once the password was changed."""
+    secret = gate.people.make_password_link("bob", actor(T0))
+    gate.people.set_password("bob", WRONG, actor(T0))
+    with pytest.raises(UnknownPerson):
+        gate.people.use_link(secret, "", PASSWORD, now_s=T0, address=HERE)
+
+
+def test_busy_hasher_is_no_wrong_password(engine: sa.Engine) -> None:
+    """Who is told to come back, as too many passwords are checked, is not throttled for it."""
+    hasher = Hasher(PasswordHasher(time_cost=1, memory_cost=8, parallelism=1))
+    gate = open_gate(engine, hasher=hasher)
+    gate.people.add("ann", Role.ADMIN, PASSWORD, actor(T0))
+    for _ in range(HASHINGS_AT_ONCE):
+        hasher._room.acquire()
+    for _ in range(ADDRESS.free + 1):
+        with pytest.raises(Refused) as refused:
+            gate.log_in("ann", PASSWORD, HERE, T0)
+        assert refused.value.problem.status == 503
+    for _ in range(HASHINGS_AT_ONCE):
+        hasher._room.release()
+    assert gate.log_in("ann", PASSWORD, HERE, T0).account == "ann"
+
+
+def test_password_typed_as_a_name_is_not_written_down(gate: Gate) -> None:
+    """What is no account's name may be a secret in the wrong field."""
+    for typed in (PASSWORD, "hunter2-hunter2", "bob"):
+        with pytest.raises(Refused):
+            gate.log_in(typed, WRONG, HERE, T0)
+    assert [who for who, what in whats(gate) if what == "log-in failed"] == ["bob", NO_ACCOUNT, NO_ACCOUNT]
+
+
+def test_flood_of_names_writes_one_line_a_minute(gate: Gate) -> None:
+    """An address that has to wait fills no database with names that it makes up."""
+    for number in range(200):
+        with pytest.raises(Refused):
+            gate.log_in(f"name-{number}", WRONG, HERE, T0)
+    found = [what for _, what in whats(gate)]
+    assert (found.count("log-in failed"), found.count("log-in throttled")) == (ADDRESS.free, 1)
+
+
+def test_record_forgets_what_is_old(gate: Gate, engine: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Events of more than KEPT_S ago go, but never the newest: a clock that is ahead does not empty the record."""
+    gate.log_in("ann", PASSWORD, HERE, T0 + 10 * KEPT_S)
+    assert len(gate.people.events(limit=100)) == 3
+    monkeypatch.setattr("reports.people.events.KEPT_AT_LEAST", 2)
+    with engine.begin() as connection:
+        for age_s in (KEPT_S + 1, KEPT_S - 1, 0.0):
+            write_event(connection, Event(at_s=T0 - age_s, who=str(age_s), what="x", detail="", address=""))
+        connection.execute(sa.delete(people_event).where(people_event.c.what != "x"))
+        forget_events(connection, T0)
+    assert [event.at_s for event in gate.people.events(limit=100)] == [T0, T0 - KEPT_S + 1]
+
+
+@pytest.mark.parametrize("name", ["a\0b", "\udcff", "a" * 65, ""])
+def test_name_that_cannot_be_is_nobody(gate: Gate, name: str) -> None:
+    """What a database would refuse is told as plainly as any other name that is not there."""
+    with pytest.raises(UnknownPerson):
+        gate.people.disable(name, actor(T0))
+    assert gate.people.events(limit=10, who=name) == []
+
+
+def test_same_letters_are_the_same_password(gate: Gate) -> None:
+    """However a keyboard composes its letters."""
+    gate.people.set_password("bob", "caf\u00e9 au lait, twice", actor(T0))
+    assert gate.log_in("bob", "cafe\u0301 au lait, twice", HERE, T0).account == "bob"
+
+
+def test_reset_wins_over_whoever_knows_the_old_password(gate: Gate, engine: sa.Engine) -> None:
+    """An intruder who changes the password while an admin resets it does not get the account."""
+    hasher = Meanwhile()
+    other = open_gate(engine, hasher=hasher)
+    who = other.identify(cookie(gate, "bob"), None, T0)
+    assert who is not None
+    hasher.then = lambda: gate.people.set_password("bob", WRONG, actor(T0))
+    with pytest.raises(PeopleRefused, match="another password"):
+        other.change_password(who, PASSWORD, "the intruder's own", cookie_header=None, by=actor(T0))
+    assert gate.log_in("bob", WRONG, HERE, T0).account == "bob"

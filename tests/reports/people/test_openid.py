@@ -12,7 +12,7 @@ import pytest
 from joserfc.jwk import RSAKey
 
 from aggregator.problems import Refused
-from reports.people.openid import FLOW_LIFE_S, OpenId
+from reports.people.openid import ASKED_AT_ONCE, FLOW_LIFE_S, MAX_ANSWER_BYTES, OpenId
 from reports.people.roles import Role
 from reports.people.settings import OpenIdConfig
 from reports.web.security import Surface
@@ -233,6 +233,26 @@ def test_provider_that_is_away_is_told(config: OpenIdConfig, there: Provider, cl
     there.token_status = 500
     with pytest.raises(Refused):
         openid.finish(answer, "my browser")
+
+
+def test_slow_provider_holds_few_threads(openid: OpenId, there: Provider) -> None:
+    """Those that make pages for everybody else are not spent on waiting for it."""
+    for _ in range(ASKED_AT_ONCE):
+        openid._room.acquire()
+    with pytest.raises(Refused) as refused:
+        openid.begin(HERE, "my browser", "/")
+    assert refused.value.problem.status == 503
+    for _ in range(ASKED_AT_ONCE):
+        openid._room.release()
+    assert openid.finish(come_back(openid, there), "my browser").outsider.name == "cleo"
+
+
+def test_answers_of_the_provider_are_bounded(openid: OpenId, there: Provider) -> None:
+    """One that never ends fills no memory."""
+    there.metadata = {"more": "x" * MAX_ANSWER_BYTES}
+    with pytest.raises(Refused) as refused:
+        openid.begin(HERE, "my browser", "/")
+    assert refused.value.problem.status == 502
 
 
 def _refused(openid: OpenId, answer: dict[str, str], browser: str | None = "my browser") -> None:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aggregator.problems import Refused
-from reports.people.throttle import ACCOUNT, ADDRESS, Throttle
+from reports.people.throttle import ACCOUNT, ADDRESS, KNOWN_S, Seldom, Throttle, group_of
 
 HOUR_S = 3600.0
 T0 = 1_800_000_000.0
@@ -41,9 +41,9 @@ def test_success_begins_anew() -> None:
     for _ in range(ACCOUNT.free - 1):
         throttle.begin("ann", "a", T0)
     throttle.begin("ann", "a", T0)
-    throttle.succeeded("ann", "a")
-    assert attempt(throttle, T0) is None
-    for number in range(ADDRESS.free - ACCOUNT.free):
+    throttle.succeeded("ann", "a", T0)
+    assert attempt(throttle, T0, address="b") is None
+    for number in range(ADDRESS.free - ACCOUNT.free + 1):
         assert attempt(throttle, T0, account=f"other-{number}") is None
     assert attempt(throttle, T0, account="another") is not None
 
@@ -64,7 +64,7 @@ def test_what_is_remembered_is_bounded() -> None:
     throttle = Throttle(max_keys=100)
     for number in range(1_000):
         attempt(throttle, T0, account=str(number), address=str(number))
-    assert [len(known) for known in throttle._tries.values()] == [100, 100]
+    assert [len(known) for known in throttle._tries.values()] == [100, 100, 0]
 
 
 def test_clock_set_back_locks_nobody_out() -> None:
@@ -98,3 +98,60 @@ def test_right_after_a_wait_it_is_let_in() -> None:
     assert attempt(throttle, T0 + 0.7 + wait_s) is None
     with pytest.raises(Refused):
         throttle.begin("ann", "a", T0 + 0.7 + wait_s)
+
+
+def test_owner_is_not_kept_out_by_others() -> None:
+    """Whoever tries for ever, elsewhere or behind the same address, keeps nobody out who logged in from there."""
+    throttle = Throttle()
+    throttle.begin("ann", "a", T0)
+    throttle.succeeded("ann", "a", T0)
+    for number in range(ACCOUNT.free + 1):
+        attempt(throttle, T0, address=f"evil-{number}")
+    for number in range(ADDRESS.free + 1):
+        attempt(throttle, T0, account=f"other-{number}")
+    attempt(throttle, T0, account="ann a", address="evil")
+    assert attempt(throttle, T0, address="b") is not None
+    assert attempt(throttle, T0, account="bob") is not None
+    assert attempt(throttle, T0) is None
+    assert attempt(throttle, T0 + KNOWN_S, address="a") is None
+    assert len(throttle._tries["known"]) == 1
+
+
+def test_known_address_is_throttled_too() -> None:
+    """An address that somebody logged in from guesses no faster than others."""
+    throttle = Throttle()
+    throttle.begin("ann", "a", T0)
+    throttle.succeeded("ann", "a", T0)
+    assert [attempt(throttle, T0) for _ in range(ACCOUNT.free + 1)] == [*[None] * ACCOUNT.free, 2]
+
+
+def test_unchecked_try_is_none() -> None:
+    """Who was turned away for want of room has tried nothing, however often."""
+    throttle = Throttle()
+    for _ in range(100):
+        assert attempt(throttle, T0) is None
+        throttle.unchecked("ann", "a", T0)
+    assert attempt(throttle, T0) is None
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("2001:db8::1", "2001:db8::ffff:1", True),
+        ("2001:db8::1", "2001:db8:0:1::1", False),
+        ("::ffff:192.0.2.1", "192.0.2.1", True),
+        ("::ffff:192.0.2.1", "::ffff:192.0.2.2", False),
+        ("fe80::1%eth0", "fe80::2%eth0", True),
+        ("", "no address", False),
+    ],
+)
+def test_network_of_ip_6_is_one_address(one: str, other: str, same: bool) -> None:
+    """Whoever has one address of a /64 has them all: they are counted together, and those of IPv4 apart."""
+    assert (group_of(one) == group_of(other)) is same
+
+
+def test_one_a_minute_is_due() -> None:
+    """The first of each key, the next after the time, and what is remembered is bounded."""
+    seldom = Seldom(60.0, max_keys=2)
+    assert [seldom.is_due("a", T0 + at) for at in (0, 1, 59, 60, 61)] == [True, False, False, True, False]
+    assert [seldom.is_due(key, T0 + 61) for key in ("b", "c", "a")] == [True, True, True]

@@ -44,7 +44,14 @@ class Shell:
             prompt: Callable[[str], str] | None = None
             if self.typed is not None:
                 typed = iter(self.typed)
-                prompt = lambda _asked: next(typed)  # noqa: E731
+
+                def ask(_asked: str) -> str:
+                    try:
+                        return next(typed)
+                    except StopIteration:
+                        raise EOFError from None
+
+                prompt = ask
             terminal = user_cli.Terminal(
                 out=out, err=err, inp=io.StringIO(self.stdin), prompt=prompt, whoami=lambda: "root"
             )
@@ -264,3 +271,38 @@ def test_nobody_without_a_name_is_fine(tmp_path: Path) -> None:
     assert user_cli.run(options, config, terminal, clock=lambda: NOW_S) == DONE
     with pytest.raises(ConfigError):
         user_cli.run(parser.parse_args(["password", "ann"]), config, terminal, clock=lambda: NOW_S)
+
+
+def test_names_may_be_typed_in_capitals(shell: Shell) -> None:
+    """An account that was added as Ann is found as Ann, by every command."""
+    added(shell, "Ann")
+    added(shell, "Bob", "viewer")
+    for argv in (
+        *(("role", "Bob", "operator"), ("password", " BOB", "--password-file", "-"), ("link", "Bob")),
+        *(("disable", "Bob"), ("enable", "Bob"), ("token", "add", "Bob", "--label", "x"), ("token", "list", "Bob")),
+    ):
+        assert shell(*argv) == DONE, (argv, shell.err)
+    assert shell("log", "--account", "Ann", "--json") == DONE
+
+
+def test_end_of_input_at_a_prompt_is_no_bug(shell: Shell) -> None:
+    """Control-D instead of a password."""
+    shell.typed = []
+    assert shell("add", "ann", "--role", "admin") == USAGE
+    assert "no password was typed" in shell.err
+
+
+@pytest.mark.parametrize("argv", [("role", "\udcff", "viewer"), ("token", "list", "\udcff")])
+def test_bytes_that_are_no_text_are_nobody(shell: Shell, argv: tuple[str, ...]) -> None:
+    """What a terminal of another alphabet sends is told plainly."""
+    assert shell(*argv) == FAILED
+    assert "no such account" in shell.err
+
+
+@pytest.mark.parametrize("url", ["evil", "ftp://host", "https://", "https://host/?a=1", "javascript:alert(1)"])
+def test_link_is_made_for_addresses_of_pages(shell: Shell, url: str) -> None:
+    """An address that no browser would open makes no link, which would end the one before."""
+    added(shell)
+    with pytest.raises(SystemExit) as ended:
+        shell("link", "ann", "--url", url)
+    assert ended.value.code == USAGE

@@ -218,6 +218,9 @@ def test_viewer_who_acts_403_and_audited(keeper: Doorkeeper, seen: Seen) -> None
     told = [event for event in keeper.gate.people.events(limit=9) if event.what == "refused"]
     assert [(event.who, event.address) for event in told] == [("viewer-ann", "127.0.0.1")] * 2
     assert "POST /exemptions needs operator" in told[1].detail
+    for _ in range(20):
+        assert browser.post("/exemptions", {}).status == 403
+    assert len([event for event in keeper.gate.people.events(limit=99) if event.what == "refused"]) == 2
 
 
 def test_change_is_written_down(browser: Browser, keeper: Doorkeeper, seen: Seen) -> None:

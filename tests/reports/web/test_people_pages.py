@@ -125,6 +125,8 @@ def test_first_admin_by_link(tmp_path: Path) -> None:
         for wrong in ({"again": NEW}, {"password": "short", "again": "short"}, {"account": EVIL}):
             got = house.browser.post(path, {**form, **wrong})
             assert (got.status, EVIL in got.text) == (422, False)
+            assert got.headers["referrer-policy"] == "origin"
+            assert re.search(rf'name="{next(iter(wrong))}"[^>]*aria-invalid="true"', got.text)
         assert house.new_browser().post(path, form).status == 403
         assert house.browser.post(f"/password/{secret}", form).status == 404
         got = house.browser.post(path, form)
