@@ -24,6 +24,7 @@ from aggregator.http import Request
 from aggregator.problems import Problem, Refused
 from aggregator.record import encode_record
 from aggregator.rows import ROW_BYTES, row_ts
+from aggregator.tokens import IDENTITY_CONFLICT
 
 _METHODS: Mapping[bytes, tuple[bytes, ...]] = {
     b"/v1/samples": (b"POST",),
@@ -183,7 +184,7 @@ class AgentsDoor(HttpConnection):
             self._verified = (authorization, fallow_vm, vm, generation, keys)
         reason = self.parts.revocations().refuses(vm, generation)
         if reason is not None:
-            status = 409 if reason == "identity-conflict" else 401
+            status = 409 if reason == IDENTITY_CONFLICT else 401
             raise Refused(Problem(status, reason, f"the token of {vm} counts no more ({reason}): enrol again"))
         return vm, generation
 

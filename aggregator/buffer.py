@@ -6,7 +6,7 @@ taken, what came since. Nothing is removed before it is stored, so a flush that 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from heapq import nsmallest
 from typing import NamedTuple, Protocol
@@ -87,6 +87,7 @@ class Buffer:
         self._entries: dict[str, _Entry] = {}
         self._max_rows = max_rows
         self._on_identity_conflict = on_identity_conflict
+        self._clones: frozenset[str] = frozenset()
         self.unstored_rows = 0
         self.newest_received_s = 0.0
 
@@ -118,6 +119,19 @@ class Buffer:
             self._on_identity_conflict(push.vm)
         detail = f"two boots push as {push.vm} at the same time: both machines must enrol again"
         return Problem(409, "identity-conflict", detail)
+
+    def clones_found(self, vm_ids: Iterable[str]) -> None:
+        """All VMs as which two machines push, as the fleet database has them: memory forgets them at a restart.
+
+        They are flagged; that their token is refused is not for memory to say. One that is no longer among them was
+        enrolled again, perhaps through another aggregator.
+        """
+        known, self._clones = self._clones, frozenset(vm_ids)
+        for vm_id in known ^ self._clones:
+            if vm_id not in self._clones:
+                self.enrolled(vm_id)
+            elif (entry := self._entries.get(vm_id)) is not None:
+                entry.news = True
 
     def enrolled(self, vm_id: str) -> None:
         """A VM has a new identity: what its boots did before no longer counts."""
@@ -198,7 +212,8 @@ class Buffer:
         if entry is None:
             return None
         rows = bytes(entry.rows[entry.stored_bytes : entry.taken_bytes])
-        return Taken(vm_id, rows, entry.taken_conflicts, entry.received_s, entry.skew_s, entry.identity_conflict)
+        in_conflict = entry.identity_conflict or vm_id in self._clones
+        return Taken(vm_id, rows, entry.taken_conflicts, entry.received_s, entry.skew_s, in_conflict)
 
     def stored(self, vm_id: str) -> None:
         """The store now holds what was taken: only the last rows stay, for those who look at the present."""
@@ -266,15 +281,16 @@ class Buffer:
             if entry is not None and vm_id > after and entry.received_s >= since_s
         }
         ids = sorted(heard) if limit is None else nsmallest(limit, heard)
-        return [_live(vm_id, heard[vm_id]) for vm_id in ids]
+        return [_live(vm_id, heard[vm_id], is_clone=vm_id in self._clones) for vm_id in ids]
 
 
-def _live(vm_id: str, entry: _Entry) -> dict[str, object]:
+def _live(vm_id: str, entry: _Entry, *, is_clone: bool) -> dict[str, object]:
+    in_conflict = entry.identity_conflict or is_clone
     return {
         "vm": vm_id,
         "last_seen_s": entry.received_s,
         "skew_s": entry.skew_s,
-        "flags": flags_of(entry.skew_s, identity_conflict=entry.identity_conflict, replaced=False),
+        "flags": flags_of(entry.skew_s, identity_conflict=in_conflict, replaced=False),
         "boot": entry.boot or None,
         "samples": list(unpack_rows(_newest_rows(bytes(entry.rows)))),
     }

@@ -24,7 +24,7 @@ from aggregator.fleet_db import reading
 from aggregator.generations import below, insert_into, newest, refuse_below
 from aggregator.join_tokens import JoinToken, Labels, Minted
 from aggregator.problems import Problem, Refused
-from aggregator.tokens import Revocations
+from aggregator.tokens import IDENTITY_CONFLICT, Revocations
 from aggregator.vms_csv import parse_vms_csv
 from aggregator.waits import State, Wait
 
@@ -205,9 +205,15 @@ class Catalogue:
 
     def revocations(self) -> Revocations:
         """All that is refused; a door reads it again every 30 s or sooner."""
-        statement = sa.select(revocation.c.vm_id, revocation.c.below_generation, revocation.c.reason)
+        refused = revocation.c
+        everything = sa.select(refused.vm_id, refused.below_generation, refused.reason)
+        # Whoever enrolled since has a generation that counts.
+        still = sa.func.coalesce(vm.c.generation, 0) < refused.below_generation
+        joined = revocation.outerjoin(vm, vm.c.vm_id == refused.vm_id)
+        clones = sa.select(refused.vm_id).select_from(joined).where(refused.reason == IDENTITY_CONFLICT, still)
         with self._reading() as connection:
-            return Revocations({vm_id: (below, reason) for vm_id, below, reason in connection.execute(statement)})
+            below = {vm_id: (generation, reason) for vm_id, generation, reason in connection.execute(everything)}
+            return Revocations(below, clones=frozenset(connection.scalars(clones)))
 
     def vms(self, *, after: str = "", limit: int | None = None) -> list[VmRecord]:
         """VMs that are known or have a summary, by id, from the first one above `after`; at most `limit`."""

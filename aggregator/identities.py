@@ -18,7 +18,7 @@ from aggregator.enrolment import decode_enrolment
 from aggregator.key_file import read_keys
 from aggregator.problems import Refused
 from aggregator.reread import Reread
-from aggregator.tokens import KEY_FILE_NAME, Revocations, TokenKeys
+from aggregator.tokens import IDENTITY_CONFLICT, KEY_FILE_NAME, Revocations, TokenKeys
 
 
 class Identities:
@@ -63,7 +63,14 @@ class Identities:
 
         self.keys = Reread(KEY_FILE_NAME, read(), read, in_thread, seconds=seconds, on_change=on_new_keys)
         known: Revocations = catalogue.revocations()
-        self.revocations = Reread("revocations", known, catalogue.revocations, in_thread, seconds=seconds)
+        self.revocations = Reread(
+            "revocations",
+            known,
+            catalogue.revocations,
+            in_thread,
+            seconds=seconds,
+            on_change=lambda _read: self.flag_clones(),
+        )
         self.waiting = Reread(
             "requests to enrol", catalogue.count_waiting(), catalogue.count_waiting, in_thread, seconds=seconds
         )
@@ -112,6 +119,10 @@ class Identities:
         self._clones.add(vm_id)
         self._revoke_clones(vm_id)
 
+    def flag_clones(self) -> None:
+        """Has the buffer know of clones that were found before its time; once more when the journal is replayed."""
+        self._buffer.clones_found(self.revocations.value.clones)
+
     def is_outdated(self, token: bytes) -> bool:
         """Whether a token that verified is of a key that is to go."""
         return self.keys.value.is_outdated(token)
@@ -128,7 +139,7 @@ class Identities:
                 self._clones.discard(vm_id)
             self._log.warn("the token of {vm_id} cannot be revoked: {error}", vm_id=vm_id, error=failure.value)
 
-        self._in_thread(lambda: self._catalogue.revoke(vm_id, "identity-conflict", now_s=now_s)).addCallbacks(
+        self._in_thread(lambda: self._catalogue.revoke(vm_id, IDENTITY_CONFLICT, now_s=now_s)).addCallbacks(
             revoked, lost
         )
 

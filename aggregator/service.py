@@ -276,6 +276,7 @@ class AggregatorService(Service):
             pause=lambda seconds: deferLater(self._reactor, seconds, lambda: None),
             is_stopping=lambda: self._stopping,
         )
+        self._identities.flag_clones()
         self._recovering = False
         if records or self._recovery.damaged_records or self._recovery.truncated_bytes:
             self._log.info(

@@ -28,6 +28,7 @@ from agent.wire import is_vm_id
 KEY_FILE_NAME = "token.key"
 MAX_KEYS = 2
 MAX_GENERATION = 2**31 - 1  # an SQL integer
+IDENTITY_CONFLICT = "identity-conflict"  # why the tokens of two machines that push as one are refused
 MAX_TOKEN_BYTES = 80  # kid 16, generation 10, mac 43, two dots
 
 _KEY_BYTES = 32
@@ -137,13 +138,18 @@ class TokenKeys:
 class Revocations:
     """Which generations of which VMs are refused; immutable, replaced as a whole when it is read again.
 
-    Args: below: VM id → (first generation that is accepted, why the older ones are refused).
+    Args:
+        below: VM id → (first generation that is accepted, why the older ones are refused).
+        clones: VMs as which two machines pushed, and which nobody has enrolled again since.
     """
 
-    __slots__ = ("_below",)
+    __slots__ = ("_below", "clones")
 
-    def __init__(self, below: Mapping[str, tuple[int, str]] = MappingProxyType({})) -> None:
+    def __init__(
+        self, below: Mapping[str, tuple[int, str]] = MappingProxyType({}), *, clones: frozenset[str] = frozenset()
+    ) -> None:
         self._below: Final = dict(below)
+        self.clones: Final = clones
 
     def __len__(self) -> int:
         return len(self._below)

@@ -126,3 +126,28 @@ def test_a_rotation_is_of_the_keys_of_now(house: House) -> None:
     token = json.loads(got[0])["token"]
     assert house.identities.keys.value.verify(VM, token.encode()) == 2
     assert (house.refuses(1), house.refuses(2)) == (None, None)
+
+
+def test_clones_stay_flagged_over_a_restart(tmp_path: Path) -> None:
+    """Memory forgets that two machines pushed as one, and the database does not; enrolling again ends it."""
+    first = House(tmp_path)
+    first.enroll()
+    first.identities.conflict(VM)
+    second = House(tmp_path)
+    second.buffer.add(packed_push(VM, TS, sent_s=NOW_S), NOW_S)
+    assert flags(second) == []
+    second.identities.flag_clones()
+    assert flags(second) == ["identity_conflict"]
+    second.buffer.take()
+    taken = second.buffer.taken(VM)
+    assert taken is not None
+    assert taken.identity_conflict
+    # Through another aggregator.
+    assert first.enroll() == 2
+    second.identities.reread()
+    assert flags(second) == []
+
+
+def flags(house: House) -> object:
+    (live,) = house.buffer.live(0.0, vm=VM)
+    return live["flags"]

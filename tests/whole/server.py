@@ -108,7 +108,12 @@ class Life:
         self.catalogue = Catalogue(site.database.engine)
         read = self.catalogue.revocations
         self._revocations = Reread(
-            "revocations", read(), read, lambda work: process.later(0.002, work), seconds=process.seconds
+            "revocations",
+            read(),
+            read,
+            lambda work: process.later(0.002, work),
+            seconds=process.seconds,
+            on_change=lambda _read: self._flag_clones(),
         )
         self._writer = site.database.writer
         self.journal = FiberJournal(
@@ -225,7 +230,11 @@ class Life:
             pause=lambda seconds: deferLater(cast(Any, self.process), seconds, lambda: None),
             is_stopping=lambda: self._stopping,
         )
+        self._flag_clones()
         self._recovering = False
+
+    def _flag_clones(self) -> None:
+        self.buffer.clones_found(self._revocations.value.clones)
 
     def _tick(self) -> None:
         if not self._recovering:

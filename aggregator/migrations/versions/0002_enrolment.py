@@ -51,9 +51,7 @@ def upgrade() -> None:
     op.create_table(
         "enrolment_wait",
         sa.Column("vm_id", sa.String(64), primary_key=True),
-        sa.Column(
-            "request", sa.String(8), primary_key=True, comment="begins the SHA-256 of host name, MACs, boot"
-        ),
+        sa.Column("request", sa.String(8), primary_key=True, comment="begins the SHA-256 of host name, MACs, boot"),
         sa.Column("asked_s", sa.Double(), nullable=False, comment="first"),
         sa.Column("again_s", sa.Double(), nullable=False, comment="last"),
         sa.Column("why", sa.Text(), nullable=False),
