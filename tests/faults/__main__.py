@@ -21,6 +21,9 @@ from tests.faults.scenario import Scenario, surroundings
 from tests.faults.tally import Tally, total
 
 
+_STOPPED = "stopped by hand, and all after it"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
     """One scenario that was tried. `failure`: why it came to no tally; `skipped`: what the machine lacks for it."""
@@ -98,11 +101,16 @@ def run_all(scenarios: Sequence[Scenario], *, whole: bool, most: int, seed: int,
         for scenario in scenarios:
             injections = min(most, scenario.whole if whole else scenario.quick)
             task = progress.add_task(scenario.id, total=injections)
-            outcome = run_one(scenario, injections=injections, seed=seed, progress=progress, task=task)
+            try:
+                outcome = run_one(scenario, injections=injections, seed=seed, progress=progress, task=task)
+            except KeyboardInterrupt:
+                outcome = Outcome(scenario=scenario, failure=_STOPPED)
             outcomes.append(outcome)
             progress.remove_task(task)
             progress.advance(every)
             progress.console.print(_line(outcome), highlight=False, markup=False, soft_wrap=True)
+            if outcome.failure == _STOPPED:
+                break
     return outcomes
 
 
@@ -137,7 +145,11 @@ def _line(outcome: Outcome) -> str:
     if outcome.tally is None:
         return f"{outcome.scenario.id}: FAILED after {outcome.seconds:.0f} s: {outcome.failure}"
     verdict = "ok" if outcome.tally.ok else "WRONG"
-    return f"{outcome.scenario.id}: {verdict}: {outcome.tally.injections} injections in {outcome.seconds:.0f} s"
+    tally = outcome.tally
+    return (
+        f"{outcome.scenario.id}: {verdict}: {tally.injections:,} injections, {tally.acknowledged:,} acknowledged, "
+        f"{tally.lost} lost, {tally.doubled} doubled, {outcome.seconds:.0f} s"
+    )
 
 
 def table(outcomes: Sequence[Outcome]) -> Table:
