@@ -20,7 +20,6 @@ from tests.faults.registry import SCENARIOS
 from tests.faults.scenario import Scenario, surroundings
 from tests.faults.tally import Tally, total
 
-
 _STOPPED = "stopped by hand, and all after it"
 
 
