@@ -39,6 +39,12 @@ def peer_of(address: object) -> str:
     return host.removeprefix("::ffff:") if "." in host else host
 
 
+def group_of(host: str) -> str:
+    """What is counted as one address: a whole network of IPv6; a text that is no address as it is."""
+    address = _address(host)
+    return host if address is None else _group(address)
+
+
 class Proxies:
     """The proxies that are believed when they tell for whom they ask."""
 
@@ -93,9 +99,7 @@ class PerAddress:
         address = _address(host)
         if address is None or address.is_loopback or self._proxies.includes(host):
             return ""
-        group = str(address)
-        if address.version == 6:
-            group = str(ip_network((address, _IPV6_SUBSCRIBER_BITS), strict=False))
+        group = _group(address)
         self._counts[group] = self._counts.get(group, 0) + 1
         return group
 
@@ -132,6 +136,12 @@ def _address(text: str) -> IPv4Address | IPv6Address | None:
         # A socket for both families shows IPv4 peers so. A zone (`%eth0`) goes: any text may stand in it.
         return address.ipv4_mapped or IPv6Address(int(address))
     return address
+
+
+def _group(address: IPv4Address | IPv6Address) -> str:
+    if address.version == 4:
+        return str(address)
+    return str(ip_network((address, _IPV6_SUBSCRIBER_BITS), strict=False))
 
 
 def _without_port(text: str) -> str:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from orchestrate.records import Records
 from reports.people.identity import Identity
+from reports.people.throttle import Seldom
 from reports.web.routes import Route
 
-# Of one person at one address of ours: the log grows for good, and whoever is refused must not make it grow at will.
+# Of one person and one try: the log grows for good, and whoever is refused must not make it grow at will.
 NOTED_EVERY_S = 60.0
 _READS = ("GET", "HEAD")
 
@@ -22,23 +22,28 @@ class RefusalLog:
 
     def __init__(self, records: Callable[[], Records]) -> None:
         self._records = records
-        self._noted: dict[tuple[str, str], float] = {}
-        self._lock = threading.Lock()
+        self._noted = Seldom(NOTED_EVERY_S)
 
     def note_role(self, who: Identity, route: Route, address: str, now_s: float) -> None:
-        """Somebody's role does not go so far. Looking at a page is no attempt at anything, and is not noted here."""
+        """Somebody's role does not go so far. Looking at a page is no attempt at anything, and is not noted here.
+
+        The door tells of one try once a minute at most, so that nothing is counted here.
+        """
         if route.method in _READS:
             return
         why = f"needs the role {route.role}, and is {who.role}"
-        self.note(who, f"{route.method} {route.path}", why, address, now_s)
+        self._write(who, f"{route.method} {route.path}", why, address, now_s, {})
 
     def note(self, who: Identity, asked: str, why: str, address: str, now_s: float, **more: object) -> None:
-        """Args: asked: what for. why: it was refused. more: further fields, such as the plan."""
-        key = (who.account, f"{asked} {more}")
-        with self._lock:
-            self._noted = {one: at_s for one, at_s in self._noted.items() if abs(now_s - at_s) < NOTED_EVERY_S}
-            if key in self._noted:
-                return
-            self._noted[key] = now_s
+        """A deed is refused for what it is asked of, whatever the role; one try is noted once a minute.
+
+        Args: asked: what for. why: it was refused. more: further fields, such as the plan.
+        """
+        if self._noted.is_due(f"{who.account} {asked} {more}", now_s):
+            self._write(who, asked, why, address, now_s, more)
+
+    def _write(
+        self, who: Identity, asked: str, why: str, address: str, now_s: float, more: Mapping[str, object]
+    ) -> None:
         body = {"asked": asked, "why": why, "via": who.via.value, "address": address, **more}
         self._records().note("refused", body, who=who.account, now_s=now_s)

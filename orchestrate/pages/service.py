@@ -25,7 +25,7 @@ from reports.schema import open_report_db
 from reports.web.door import Doorkeeper, make_site
 from reports.web.fleet_source import FleetSource
 from reports.web.login_pages import Desk
-from reports.web.page_server import PageServer, open_provider, surface_of
+from reports.web.page_server import PageServer, link_origin, open_provider, surface_of
 from reports.web.renderer import Renderer
 from reports.web.security import Csrf
 
@@ -63,6 +63,7 @@ class PlanPagesService(Service):
                 clock=clock,
                 secure=config.pages.door.is_https,
                 provider=open_provider(report.login, clock),
+                link_origin=partial(link_origin, config.pages),
             )
             refusals = RefusalLog(lambda: backing.records)
             handlers, error_page = make_handlers(backing, desk, refusals)

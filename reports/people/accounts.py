@@ -49,6 +49,11 @@ class Account:
     created_by: str
     disabled_s: float | None
 
+    @property
+    def opens(self) -> bool:
+        """Whether there is something to log in with: a password, or a provider that vouches."""
+        return self.has_password or self.subject is not None
+
 
 def normal_name(text: str) -> str | None:
     """The name of an account as it is kept, of one that was typed; None where no account can have it."""
@@ -84,9 +89,9 @@ def find_subject(connection: sa.Connection, subject: str) -> Account | None:
     return None if row is None else _account(row)
 
 
-def need_account(connection: sa.Connection, name: str) -> Account:
-    """Raises: UnknownPerson."""
-    found = find_account(connection, name)
+def need_account(connection: sa.Connection, name: str, *, lock: bool = False) -> Account:
+    """As `find_account`. Raises: UnknownPerson."""
+    found = find_account(connection, name, lock=lock)
     if found is None:
         raise UnknownPerson(f"{name}: no such account")
     return found
@@ -166,14 +171,16 @@ def enable(connection: sa.Connection, name: str) -> None:
 def _keep_an_admin(connection: sa.Connection, name: str) -> None:
     # Locked: of two admins who are disabled at once one must stay. SQLite has its write lock by now.
     wanted = (
-        sa.select(people_account.c.name)
+        sa.select(people_account)
         .where(people_account.c.role == Role.ADMIN.value, people_account.c.disabled_s.is_(None))
         .order_by(people_account.c.name)
         .with_for_update()
     )
-    admins = set(connection.scalars(wanted))
-    if admins == {name}:
-        raise PeopleRefused(f"{name}: is the last admin who is let in: make another one first")
+    admins = [_account(row) for row in connection.execute(wanted).mappings()]
+    # One whose link for a password was not used yet keeps nobody in; where all are so, any of them may be the next.
+    able = {one.name for one in admins if one.opens} or {one.name for one in admins}
+    if able == {name}:
+        raise PeopleRefused(f"{name}: is the last admin who can log in: make another one first, with a password")
 
 
 def _update(connection: sa.Connection, name: str, **values: object) -> None:

@@ -20,6 +20,8 @@ from reports.people.roles import Role, Scope
 
 MAX_LABEL_CHARS = 100
 MAX_TOKEN_LIFE_S = 5 * 366 * 86_400.0
+# More than anybody keeps apart: whoever makes tokens in a loop must not fill the database.
+MAX_TOKENS = 50
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,7 +137,13 @@ class Administration:
         if not 0 < life_s <= MAX_TOKEN_LIFE_S:
             raise Unfit("a token lasts at most five years")
         with self._changing(by, What.TOKEN_MADE, f"{label} of {account}, scope {scope}") as connection:
-            found = accounts.need_account(connection, account)
+            # Locked: of two that are made at once the second is counted with the first.
+            found = accounts.need_account(connection, account, lock=True)
+            known = api_tokens.count_tokens(connection, account, by.now_s)
+            if known >= MAX_TOKENS:
+                raise PeopleRefused(
+                    f"{account}: has {known} API tokens in force, and {MAX_TOKENS} is the most: revoke one"
+                )
             if not found.role.covers(scope.role):
                 raise PeopleRefused(
                     f"{account}: is {found.role}, so its tokens go no further than that, not to {scope}"

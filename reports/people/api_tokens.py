@@ -115,6 +115,13 @@ def read_tokens(connection: sa.Connection, account: str | None = None) -> list[A
     return [_token(row) for row in connection.execute(wanted).mappings()]
 
 
+def count_tokens(connection: sa.Connection, account: str, now_s: float) -> int:
+    """How many of an account are in force."""
+    in_force = sa.and_(people_token.c.revoked_s.is_(None), people_token.c.until_s > now_s)
+    wanted = sa.select(sa.func.count()).select_from(people_token).where(people_token.c.account == account, in_force)
+    return connection.execute(wanted).scalar_one()
+
+
 def revoke_token(connection: sa.Connection, token_id: str, now_s: float, *, account: str | None = None) -> ApiToken:
     """Args: account: whose it has to be. Raises: UnknownPerson: there is none, or it was revoked before."""
     found = [one for one in read_tokens(connection, account) if one.id == token_id and one.revoked_s is None]

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
+from aggregator.addresses import group_of
 from aggregator.fleet_db import reading
 from aggregator.problems import Problem, Refused
 from reports.people import accounts, api_tokens, sessions
@@ -21,7 +22,7 @@ from reports.people.life import Life
 from reports.people.passwords import MAX_CHARS, Hasher
 from reports.people.roles import Role
 from reports.people.sessions import digest, session_token
-from reports.people.throttle import Seldom, Throttle, group_of
+from reports.people.throttle import Seldom, Throttle
 
 # What is taken away elsewhere is gone here so much later at most.
 REMEMBERED_S = 5.0
@@ -210,10 +211,11 @@ class Gate:
         with self._engine().begin() as connection:
             write_event(connection, Event(at_s=now_s, who=who, what=what, detail=detail, address=address))
 
-    def note_once(self, who: str, what: str, detail: str, address: str, now_s: float, *, of: str) -> None:
-        """As `note`, but once a minute for each `what` and `of`: nobody fills the database by asking again."""
-        if self._noted.is_due(f"{what} {of}", now_s):
+    def note_once(self, who: str, what: str, detail: str, address: str, now_s: float, *, of: str) -> bool:
+        """As `note`, once a minute for each `what` and `of`, and whether it did: nobody fills logs by asking again."""
+        if is_due := self._noted.is_due(f"{what} {of}", now_s):
             self.note(who, what, detail, address, now_s)
+        return is_due
 
     def _shown(self, name: str | None) -> str:
         """How the record calls somebody who tries to log in. Some type a password where the name belongs."""

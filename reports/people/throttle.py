@@ -6,8 +6,8 @@ import math
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
-from ipaddress import IPv6Address, ip_address, ip_network
 
+from aggregator.addresses import group_of
 from aggregator.problems import Problem, Refused
 
 
@@ -33,8 +33,6 @@ ADDRESS = Rule(free=20, first_wait_s=2.0, most_wait_s=900.0, forget_s=3600.0)
 MAX_KEYS = 20_000
 # Somebody who logged in from an address so lately is not kept out by what others try elsewhere.
 KNOWN_S = 30 * 86_400.0
-# What one subscriber gets of IPv6: whoever has one address there has them all.
-_IPV6_SUBSCRIBER_BITS = 64
 
 
 @dataclass(slots=True)
@@ -154,17 +152,3 @@ class Seldom:
             while len(self._last_s) > self._max_keys:
                 self._last_s.popitem(last=False)
         return True
-
-
-def group_of(address: str) -> str:
-    """What is counted as one address: a whole network of IPv6; a text that is no address as it is."""
-    try:
-        found = ip_address(address)
-    except ValueError:
-        return address
-    if not isinstance(found, IPv6Address):
-        return str(found)
-    # A socket for both families shows IPv4 peers so.
-    if found.ipv4_mapped is not None:
-        return str(found.ipv4_mapped)
-    return str(ip_network((found, _IPV6_SUBSCRIBER_BITS), strict=False))

@@ -62,7 +62,8 @@ class Doorkeeper:
         surface: how browsers reach this server.
         clock: Unix time in seconds.
         csrf: for the forms of those who are not logged in.
-        on_refusal: told of each whose role did not go so far, with the address and the time, in a thread.
+        on_refusal: told of each whose role did not go so far, with the address and the time, in a thread; as often as
+            the gate writes it down (`Gate.note_once`), so that asking again fills no log.
     """
 
     gate: Gate
@@ -196,8 +197,8 @@ class _Door(Resource):
         detail = f"{route.method} {route.path} needs {route.role}, {who.account} is {who.role} by {who.via}"
         address, now_s = received.address, self._keeper.clock()
         gate, of = self._keeper.gate, f"{who.account} {route.method} {route.path}"
-        refusing(lambda: gate.note_once(who.account, What.REFUSED, detail, address, now_s, of=of), again=False)
-        refusing(lambda: self._keeper.on_refusal(who, route, address, now_s), again=False)
+        if refusing(lambda: gate.note_once(who.account, What.REFUSED, detail, address, now_s, of=of), again=False):
+            refusing(lambda: self._keeper.on_refusal(who, route, address, now_s), again=False)
         raise Refused(Problem(403, "role", f"this needs the role {route.role}, and you are {who.role} here"))
 
     def _handled(self, received: Received, found: Found, asked: Asked) -> Answer:

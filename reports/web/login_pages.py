@@ -53,6 +53,7 @@ class Desk:
         clock: Unix time in seconds.
         secure: cookies go over TLS alone.
         provider: of OpenID Connect, None without it.
+        link_origin: where links for others lead, of the origin that a request was sent to.
     """
 
     gate: Gate
@@ -61,6 +62,7 @@ class Desk:
     clock: Callable[[], float]
     secure: bool = False
     provider: Provider | None = None
+    link_origin: Callable[[str], str] = lambda origin: origin
 
     def frame(self, asked: Asked, title: str, section: str, *, notice: Notice | None = None) -> Frame:
         """What is round a page."""

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Protocol
+from urllib.parse import urlsplit
 
 from twisted.internet.defer import Deferred
 from twisted.python.threadpool import ThreadPool
@@ -100,6 +101,21 @@ def surface_of(place: Place) -> Surface:
     # An address is nobody else's name; that of every interface is nobody's.
     own = () if host in EVERY_INTERFACE else (f"[{host}]" if ":" in host else host,)
     return Surface(names=(*place.names, *own), secure=place.door.is_https, proxies=place.door.trusted)
+
+
+def link_origin(place: Place, origin: str) -> str:
+    """Under what address others open a link of this server: its first name, where it has names.
+
+    Args: origin: by which this server is reached from here, which may be a tunnel or this machine's own address.
+    """
+    netloc = urlsplit(origin).netloc
+    if not place.names or netloc == place.names[0] or netloc.startswith(f"{place.names[0]}:"):
+        return origin
+    # With the port 0 the system chose one, and here stands which.
+    own = place.listen[1] or netloc.rpartition("]")[2].rpartition(":")[2]
+    # A proxy has ports of its own; its names are reached at the usual one.
+    port = "" if place.door.plain_behind_proxy else f":{own}"
+    return f"{'https' if place.door.is_https else 'http'}://{place.names[0]}{port}"
 
 
 def open_provider(login: LoginConfig, clock: Callable[[], float]) -> Provider | None:

@@ -88,7 +88,7 @@ class PeoplePages:
         return self._page(asked, link=self._link(asked, secret), link_account=name)
 
     def _link(self, asked: Asked, secret: str) -> str:
-        return f"{asked.origin}/password/{secret}"
+        return f"{self._desk.link_origin(asked.origin)}/password/{secret}"
 
     def _find(self, asked: Asked) -> Account:
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -26,7 +27,7 @@ from reports.web.fleet_source import FleetSource
 from reports.web.giving_up import GivingUp
 from reports.web.judging_runs import JudgingRuns
 from reports.web.login_pages import Desk
-from reports.web.page_server import EVERY_INTERFACE, PageServer, open_provider, surface_of
+from reports.web.page_server import EVERY_INTERFACE, PageServer, link_origin, open_provider, surface_of
 from reports.web.renderer import Renderer
 from reports.web.security import Csrf
 from reports.web.serving import Serving
@@ -97,6 +98,7 @@ class PagesService(Service):
             clock=clock,
             secure=config.serve.door.is_https,
             provider=open_provider(config.login, clock),
+            link_origin=partial(link_origin, config.serve),
         )
         handlers, error_page = make_handlers(backing, renderer, self._judging, desk)
         keeper = Doorkeeper(gate=gate, surface=surface_of(config.serve), clock=clock, csrf=Csrf())
@@ -134,15 +136,11 @@ class PagesService(Service):
 
 def _link_to(config: ReportConfig, address: str, secret: str) -> str:
     """A one-time link under a name that browsers may use."""
-    parts, door = urlsplit(address), config.serve.door
-    scheme = "https" if door.is_https else "http"
-    if config.serve.names and door.plain_behind_proxy:
-        place = config.serve.names[0]
-    else:
-        shown = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
-        host = (*config.serve.names, "127.0.0.1" if parts.hostname in EVERY_INTERFACE else shown)[0]
-        place = f"{host}:{parts.port}"
-    return f"{scheme}://{place}/first/{secret}"
+    parts = urlsplit(address)
+    shown = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
+    host = "127.0.0.1" if parts.hostname in EVERY_INTERFACE else shown
+    scheme = "https" if config.serve.door.is_https else "http"
+    return f"{link_origin(config.serve, f'{scheme}://{host}:{parts.port}')}/first/{secret}"
 
 
 def _open_fleet(config: ReportConfig) -> FleetSource:

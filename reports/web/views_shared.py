@@ -150,7 +150,7 @@ class ExemptionLine:
         left_s: until it expires, None unless it is in force.
         vm_href: page of the VM, for one of a VM.
         end_action, renew_action: addresses to post to; None where that is not possible. Renewing takes the field
-            `until`, ending takes `by` (who does it, may be empty).
+            `until`.
         version: what both forms carry in the field `version`: with another one they would change what was not seen.
     """
 

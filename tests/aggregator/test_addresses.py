@@ -10,7 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.address import IPv4Address
 
-from aggregator.addresses import NO_PROXIES, PerAddress, Proxies, is_loopback, parse_networks, peer_of, per_address_of
+from aggregator.addresses import (
+    NO_PROXIES,
+    PerAddress,
+    Proxies,
+    group_of,
+    is_loopback,
+    parse_networks,
+    peer_of,
+    per_address_of,
+)
 
 PROXIES = Proxies(parse_networks(["10.0.0.0/28", "192.0.2.1", "2001:db8:1::/48"]))
 HOSTS = st.sampled_from(
@@ -122,6 +131,22 @@ def test_an_ipv4_peer_is_one_whatever_the_socket(host: str, peer: str) -> None:
     """A door on `[::]` shows it as an IPv6 address; networks of IPv4 must still hold it."""
     assert peer_of(IPv4Address("TCP", host, 1)) == peer
     assert peer_of(None) == ""
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("2001:db8::1", "2001:db8::ffff:1", True),
+        ("2001:db8::1", "2001:db8:0:1::1", False),
+        ("::ffff:192.0.2.1", "192.0.2.1", True),
+        ("::ffff:192.0.2.1", "::ffff:192.0.2.2", False),
+        ("fe80::1%eth0", "fe80::2%eth0", True),
+        ("", "no address", False),
+    ],
+)
+def test_network_of_ip_6_is_one_address(one: str, other: str, same: bool) -> None:
+    """Whoever has one address of a /64 has them all: they are counted together, and those of IPv4 apart."""
+    assert (group_of(one) == group_of(other)) is same
 
 
 def test_a_subscribers_ipv6_network_is_one_address() -> None:

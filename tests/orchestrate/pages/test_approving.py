@@ -122,6 +122,18 @@ def test_whoever_is_refused_over_and_over_does_not_fill_the_log(made: Pages) -> 
     assert len(refusals(made)) == 2
 
 
+def test_own_plan_approved_over_and_over_does_not_fill_the_log(made: Pages) -> None:
+    """A refusal that is not for the role counts once a minute, too, for each plan."""
+    sha256 = made.suspending(by="eve")
+    browser = made.browser(Role.APPROVER, "eve")
+    for _ in range(5):
+        assert made.approve(browser, sha256).status == 403
+    assert [one["plan"] for one in refusals(made)] == [sha256]
+    made.cloud.now_s += 61.0
+    assert made.approve(browser, sha256).status == 403
+    assert len(refusals(made)) == 2
+
+
 def test_stale_page_412(made: Pages) -> None:
     """A form of before somebody else's yes, or of before the kill switch, approves nothing; a new page does."""
     sha256, eve = made.suspending(), made.browser(Role.APPROVER, "eve")

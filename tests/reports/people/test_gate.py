@@ -14,8 +14,9 @@ from argon2 import PasswordHasher
 from aggregator.fleet_db import migrate, open_fleet
 from aggregator.problems import Refused
 from reports.people.accounts import PeopleRefused, UnknownPerson, update_password
+from reports.people.administration import MAX_TOKENS
 from reports.people.events import KEPT_S, Event, forget_events, write_event
-from reports.people.gate import NO_ACCOUNT, REMEMBERED_S, Gate, open_gate
+from reports.people.gate import NO_ACCOUNT, REMEMBERED_S, Gate, Outsider, open_gate
 from reports.people.identity import Identity, Via
 from reports.people.life import Life
 from reports.people.links import LINK_LIFE_S
@@ -342,6 +343,34 @@ def test_last_admin_stays(gate: Gate) -> None:
         people.set_role("bob", Role.VIEWER, by)
 
 
+def test_admin_who_cannot_log_in_is_no_other_one(gate: Gate) -> None:
+    """One without a password counts once it has one, or comes by a provider; until then it keeps nobody in."""
+    people, by = gate.people, actor(T0)
+    people.add("cleo", Role.ADMIN, None, by)
+    with pytest.raises(PeopleRefused, match="last admin who can log in"):
+        people.disable("ann", by)
+    with pytest.raises(PeopleRefused, match="last admin who can log in"):
+        people.set_role("ann", Role.VIEWER, by)
+    people.disable("cleo", by)
+    people.enable("cleo", by)
+    people.set_password("cleo", PASSWORD, by)
+    people.disable("ann", by)
+    gate.log_in_outsider(Outsider(subject="s dora", name="dora", role=Role.ADMIN), HERE, T0)
+    people.disable("cleo", by)
+    with pytest.raises(PeopleRefused, match="last admin"):
+        people.disable("dora", by)
+
+
+def test_last_admin_stays_before_anybody_has_a_password(engine: sa.Engine) -> None:
+    """Where none can log in yet, all of them count: one may have its link already."""
+    people, by = open_gate(engine, hasher=quick_hasher()).people, actor(T0)
+    for name in ("ann", "bob"):
+        people.add(name, Role.ADMIN, None, by)
+    people.disable("ann", by)
+    with pytest.raises(PeopleRefused, match="last admin"):
+        people.disable("bob", by)
+
+
 def test_two_admins_do_not_disable_each_other_at_once(gate: Gate) -> None:
     """Of two changes at one time one is refused: somebody can always get in."""
     people = gate.people
@@ -503,6 +532,45 @@ def test_labels_and_lives_of_tokens_are_checked(gate: Gate, engine: sa.Engine) -
             gate.people.make_token("ann", label, Scope.READ, life_s, actor(T0))
     with engine.connect() as connection:
         assert connection.scalar(sa.select(people_token.c.id)) is None
+
+
+def test_account_has_so_many_tokens_in_force(gate: Gate) -> None:
+    """One more is refused with the figure; what is revoked or over, or another account's, does not count."""
+    people = gate.people
+
+    def make(now_s: float, life_s: float = 3600.0, account: str = "ann") -> str:
+        return people.make_token(account, "x", Scope.READ, life_s, actor(now_s))[0].id
+
+    made = [make(T0, 60.0), *(make(T0) for _ in range(MAX_TOKENS - 1))]
+    with pytest.raises(PeopleRefused, match=f"ann: has {MAX_TOKENS} API tokens in force"):
+        make(T0)
+    assert len(people.tokens("ann")) == MAX_TOKENS
+    make(T0, account="bob")
+    people.revoke_token(made[-1], actor(T0))
+    make(T0)
+    with pytest.raises(PeopleRefused, match="in force"):
+        make(T0 + 59.0)
+    make(T0 + 60.0)
+    with pytest.raises(PeopleRefused, match="in force"):
+        make(T0 + 60.0)
+
+
+def test_tokens_made_at_once_are_counted(gate: Gate) -> None:
+    """Of two that are made at the same time where one has room, one is refused."""
+    for _ in range(MAX_TOKENS - 1):
+        gate.people.make_token("ann", "x", Scope.READ, 60.0, actor(T0))
+    both = threading.Barrier(2)
+
+    def make(label: str) -> bool:
+        both.wait()
+        try:
+            gate.people.make_token("ann", label, Scope.READ, 60.0, actor(T0))
+        except PeopleRefused:
+            return False
+        return True
+
+    with ThreadPoolExecutor(2) as pool:
+        assert sorted(pool.map(make, ("one", "other"))) == [False, True]
 
 
 def test_use_is_no_reason_to_fail(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:

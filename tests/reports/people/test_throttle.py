@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aggregator.problems import Refused
-from reports.people.throttle import ACCOUNT, ADDRESS, KNOWN_S, Seldom, Throttle, group_of
+from reports.people.throttle import ACCOUNT, ADDRESS, KNOWN_S, Seldom, Throttle
 
 HOUR_S = 3600.0
 T0 = 1_800_000_000.0
@@ -132,22 +132,6 @@ def test_unchecked_try_is_none() -> None:
         assert attempt(throttle, T0) is None
         throttle.unchecked("ann", "a", T0)
     assert attempt(throttle, T0) is None
-
-
-@pytest.mark.parametrize(
-    ("one", "other", "same"),
-    [
-        ("2001:db8::1", "2001:db8::ffff:1", True),
-        ("2001:db8::1", "2001:db8:0:1::1", False),
-        ("::ffff:192.0.2.1", "192.0.2.1", True),
-        ("::ffff:192.0.2.1", "::ffff:192.0.2.2", False),
-        ("fe80::1%eth0", "fe80::2%eth0", True),
-        ("", "no address", False),
-    ],
-)
-def test_network_of_ip_6_is_one_address(one: str, other: str, same: bool) -> None:
-    """Whoever has one address of a /64 has them all: they are counted together, and those of IPv4 apart."""
-    assert (group_of(one) == group_of(other)) is same
 
 
 def test_one_a_minute_is_due() -> None:

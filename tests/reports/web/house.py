@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from aggregator.fleet_db import open_fleet_read_only
@@ -24,6 +25,7 @@ from reports.web.fleet_source import FleetSource
 from reports.web.giving_up import GivingUp
 from reports.web.judging_runs import JudgingRuns
 from reports.web.login_pages import Desk, Provider
+from reports.web.page_server import link_origin
 from reports.web.renderer import Renderer
 from reports.web.routes import Route
 from reports.web.security import Csrf, Surface
@@ -163,6 +165,7 @@ def pages(
         clock=lambda: house.now_s,
         secure=surface.secure,
         provider=provider,
+        link_origin=partial(link_origin, config.serve),
     )
     handlers, error_page = make_handlers(backing, renderer, JudgingRuns(backing), desk)
     # A secret that stays the same, so that forms of one house work in another.

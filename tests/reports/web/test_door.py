@@ -223,6 +223,25 @@ def test_viewer_who_acts_403_and_audited(keeper: Doorkeeper, seen: Seen) -> None
     assert len([event for event in keeper.gate.people.events(limit=99) if event.what == "refused"]) == 2
 
 
+def test_refusal_is_told_as_often_as_it_is_written_down(keeper: Doorkeeper, seen: Seen) -> None:
+    """Whoever is refused in a loop makes nobody's log grow at will: each try counts once a minute."""
+    told: list[tuple[str, str, float]] = []
+    now_s = NOW_S
+    keeper = replace(
+        keeper,
+        clock=lambda: now_s,
+        on_refusal=lambda who, route, _address, at_s: told.append((who.account, route.name, at_s)),
+    )
+    browser = make_browser(keeper, seen, role=Role.VIEWER)
+    for _ in range(5):
+        assert browser.post("/exemptions", {}).status == 403
+    assert browser.call("DELETE", "/v1/exemptions/1").status == 403
+    assert told == [("viewer-ann", name, NOW_S) for name in ("add_exemption", "api_end_exemption")]
+    now_s += 61.0
+    assert browser.post("/exemptions", {}).status == 403
+    assert told[2:] == [("viewer-ann", "add_exemption", NOW_S + 61.0)]
+
+
 def test_change_is_written_down(browser: Browser, keeper: Doorkeeper, seen: Seen) -> None:
     """Who changed what; what was refused was not changed."""
     browser.get("/")

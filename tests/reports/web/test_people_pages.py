@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from reports.config import ReportConfig
 from reports.people.roles import Role, Scope
 from reports.people.throttle import ACCOUNT
 from reports.web.security import Surface
@@ -233,6 +235,32 @@ def test_admin_keeps_accounts(house: House) -> None:
     assert (last.status, "last admin" in text_of(last.text)) == (422, True)
 
 
+def test_end_by_the_api_is_in_the_name_of_the_account(house: House) -> None:
+    """Whoever asks cannot say that it was somebody else."""
+    program, header = house.new_browser(), f"Authorization: {bearer(house.gate, Role.ADMIN, Scope.WRITE, house.now_s)}"
+    new = {"kind": "vm", "subject": "vm-idle", "until": "30d", "reason": "closing", "owner": "bob"}
+    kept = program.call("POST", "/v1/exemptions", new, header).json["id"]
+    assert program.call("DELETE", f"/v1/exemptions/{kept}?by=bob", None, header).status == 422
+    assert program.call("DELETE", f"/v1/exemptions/{kept}", None, header).status == 204
+    (told,) = program.get("/v1/exemptions?all=1", header).json["exemptions"]
+    assert told["ended_by"] == "admin-ann"
+
+
+def test_password_link_is_under_the_name_of_the_server(tmp_path: Path) -> None:
+    """Who is to open it is at another machine than the admin, who may have come by a tunnel."""
+
+    def named(config: ReportConfig) -> ReportConfig:
+        return replace(config, serve=replace(config.serve, names=("fallow.example.org", "other.example.org")))
+
+    with pages(tmp_path, [], role=Role.ADMIN, change=named) as house:
+        token = form_token(house.browser.get("/account").text)
+        house.gate.people.add("bob", Role.VIEWER, None, actor(house.now_s))
+        for path, form in (("/people", {"name": "cleo", "role": "viewer"}), ("/people/bob/link", {})):
+            page = house.browser.post(path, {"csrf": token, **form}).text
+            assert re.search(r"http://fallow\.example\.org:8901/password/[A-Za-z0-9_-]{43}", page)
+            assert "127.0.0.1" not in page
+
+
 def test_stale_page_412(house: House) -> None:
     """A form about an account or an exemption that somebody changed since the page was made changes nothing."""
     browser, token = entered(house)
@@ -256,14 +284,15 @@ def test_stale_page_412(house: House) -> None:
 
 
 def test_account_is_named_where_nobody_else_is(house: House) -> None:
-    """Who keeps or ends something without naming anybody is named; the record says who did it in any case."""
+    """Who keeps something and names nobody is named, who ends it always; the record says who did it in any case."""
     browser, token = entered(house)
     form = {"csrf": token, "until": "30d", "reason": "closing", "owner": ""}
     assert browser.post("/vms/vm-idle/keep", form).status == 303
     page = browser.get("/exemptions").text
     assert "ann" in re.sub(r"<header.*</header>", "", page, flags=re.DOTALL)
     (kept,) = re.findall(r'action="(/exemptions/[0-9a-f]+)/end"', page)
-    browser.post(f"{kept}/end", {"csrf": token, "version": form_version(page)})
+    assert 'name="by"' not in page
+    browser.post(f"{kept}/end", {"csrf": token, "version": form_version(page), "by": "bob"})
     assert "ended by ann" in text_of(browser.get("/exemptions?all=1").text)
     told = [(event.who, event.detail) for event in house.gate.people.events(limit=9) if event.what == "changed"]
     assert told[1] == ("ann", "POST /vms/{vm}/keep vm-idle")

@@ -22,7 +22,7 @@ from aggregator.listen_settings import ListenSettings, TlsFiles
 from aggregator.problems import Refused
 from reports.config import ReportConfig, ServeConfig
 from reports.web.answers import Asked
-from reports.web.page_server import surface_of
+from reports.web.page_server import link_origin, surface_of
 from reports.web.service import _link_to
 from tests.reports.fleets import Spec, one_of_each, write_fleet
 from tests.reports.web.programs import Server, aggregating, serving
@@ -185,6 +185,28 @@ def test_first_link_is_under_a_name_that_works(
     serve = ServeConfig(listen=(listen, 5), names=names, door=door)
     host = f"[{listen}]" if ":" in listen else listen
     assert _link_to(ReportConfig(serve=serve), f"http://{host}:5/", "x") == wanted
+
+
+@pytest.mark.parametrize(
+    ("origin", "names", "door", "wanted"),
+    [
+        ("https://127.0.0.1:9", (), TLS, "https://127.0.0.1:9"),
+        ("https://127.0.0.1:9", ("a.example", "b.example"), TLS, "https://a.example:8901"),
+        ("https://b.example:9", ("a.example", "b.example"), TLS, "https://a.example:8901"),
+        ("https://a.example:9", ("a.example",), TLS, "https://a.example:9"),
+        ("https://a.example", ("a.example",), TLS, "https://a.example"),
+        ("https://[::1]:9", ("a.example",), ListenSettings(plain_behind_proxy=True), "https://a.example"),
+        ("https://a.example:8443", ("a.example",), ListenSettings(plain_behind_proxy=True), "https://a.example:8443"),
+        ("https://[fd00::1]:9", ("[fd00::1]",), TLS, "https://[fd00::1]:9"),
+        ("http://localhost:99999", ("a.example",), ListenSettings(), "http://a.example:8901"),
+        ("http://localhost", (), ListenSettings(), "http://localhost"),
+    ],
+)
+def test_links_for_others_are_under_the_first_name(
+    origin: str, names: tuple[str, ...], door: ListenSettings, wanted: str
+) -> None:
+    """However whoever makes them came; one who came by that name is taken by its word on the port."""
+    assert link_origin(ServeConfig(listen=("127.0.0.1", 8901), names=names, door=door), origin) == wanted
 
 
 @pytest.mark.parametrize(
