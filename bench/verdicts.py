@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -18,7 +19,7 @@ from reports.facts import DAY_S, Facts
 from reports.policies import POLICIES
 from reports.policy import Bools, Policy
 from reports.recorded import TS, Recorded, adapt, began_s, between, catalogued, join, record, table_of, unrecorded
-from reports.verdicts import Cause, Settings, Verdict, judge
+from reports.verdicts import Cause, Limits, Settings, Verdict, judge
 
 OURS_PREFIX = "fallow-"
 _SAY_EVERY_VMS = 50
@@ -138,9 +139,10 @@ def call(facts: Facts, policy: Policy, missing: frozenset[str], options: argpars
     adapted = adapt(policy, missing)
     if adapted is None:
         return None
-    settings = Settings(window_days=options.judge_days)
-    # Each VM is judged at the end of its own part: at time 0 nobody has been silent yet.
-    judged = judge(facts, adapted.policy, settings, now_s=0.0)
+    # Each VM is judged at the end of its own part, which for nobody is a silence.
+    limits = Limits(silent_after_s=math.inf)
+    settings = Settings(window_days=options.judge_days, limits=limits)
+    judged = judge(facts, adapted.policy, settings, now_s=float(np.nanmax(facts.newest_s, initial=0.0)))
     insufficient = judged.of(*(cause for cause in Cause if cause.verdict is Verdict.INSUFFICIENT))
     return Called(left_out=adapted.left_out, judged=len(facts) - int(insufficient.sum()), idle=judged.of(Cause.IDLE))
 

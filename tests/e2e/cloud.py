@@ -23,7 +23,7 @@ from tests.e2e.house import Aggregator, House
 from tests.reports.deliver.servers import Receiver, receiver
 from tests.rig.guests import Guest, GuestSpec
 from tests.rig.hypervisor import Host
-from tests.rig.rig import Rig
+from tests.rig.rig import PLAIN, Rig
 from tests.rig.shell import wait_for
 
 DRIVER = "rig"
@@ -265,7 +265,7 @@ def open_cloud(rig: Rig, folder: Path) -> Iterator[Cloud]:
     with ExitStack() as stack:
         hook = Receiver(answers=[200])
         port = stack.enter_context(receiver(hook))
-        aggregator = rig.house.aggregator(data=folder / "data", listen=f"{rig.address}:0")
+        aggregator = rig.house.aggregator(*PLAIN, data=folder / "data", listen=f"{rig.address}:0")
         stack.callback(aggregator.stop)
         cloud = Cloud(rig=rig, aggregator=aggregator, folder=folder, hook=hook)
         cloud.write_settings(hook_port=port)

@@ -169,7 +169,7 @@ def everybody_at_once(place: Surroundings) -> Tally:
     """All agents come back from an outage of an hour at once: 429 and 503 put some off, and all is stored."""
     minutes = 60
     lives = Lives(place.programs, place.home / "data", place.home, place.draw)
-    few = max(100, place.injections // 5)
+    few = max(10, place.injections // 5)
     program, doors = lives.start((*QUIET, "--limits-connections", str(few)))
     keys = TokenKeys.load_or_create(lives.data / KEY_FILE_NAME)
     first_ts = int(time.time()) // INTERVAL_S * INTERVAL_S - minutes * INTERVAL_S

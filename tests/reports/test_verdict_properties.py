@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import combinations
 
@@ -21,7 +22,7 @@ from reports.policies import POLICIES
 from reports.policy import Policy
 from reports.published import PUBLISHED
 from reports.recorded import adapt, between, join, record, recorded_vms, table_of, unrecorded
-from reports.verdicts import Cause, Settings, Verdict, judge
+from reports.verdicts import Cause, Judged, Limits, Settings, Verdict, judge
 from tests.reports.recordings import DAY_S, START_S, recording
 from tests.traces import trace
 
@@ -48,8 +49,14 @@ def facts_of_tables(tables: Sequence[Ints]) -> Facts:
     return join([record(Vm(vm_id=f"vm-{number}"), table, DAYS) for number, table in enumerate(tables)])
 
 
+def at_the_end(facts: Facts, policy: Policy, days: int) -> Judged:
+    """Judged when the last of them ends, which for nobody is a silence."""
+    settings = Settings(window_days=days, limits=Limits(silent_after_s=math.inf))
+    return judge(facts, policy, settings, now_s=float(np.nanmax(facts.newest_s, initial=0.0)))
+
+
 def verdicts(facts: Facts, policy: Policy, days: int = 14) -> list[Verdict]:
-    judged = judge(facts, policy, Settings(window_days=days), now_s=0.0)
+    judged = at_the_end(facts, policy, days)
     return [judged.cause(row).verdict for row in range(len(facts))]
 
 
@@ -199,10 +206,7 @@ NESTED = [
 
 
 def assert_nested(facts: Facts, policies: dict[str, Policy], days: int) -> None:
-    idle = {
-        name: judge(facts, policies[f"fallow-{name}"], Settings(window_days=days), now_s=0.0).of(Cause.IDLE)
-        for name in STRICTNESS
-    }
+    idle = {name: at_the_end(facts, policies[f"fallow-{name}"], days).of(Cause.IDLE) for name in STRICTNESS}
     for inner, outer in NESTED:
         assert not (idle[inner] & ~idle[outer]).any(), (inner, outer)
 
