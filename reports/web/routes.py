@@ -169,14 +169,6 @@ def is_api(path: bytes) -> bool:
     return path.startswith(b"/v1/") or path in {b"/v1", b"/openapi.json", b"/healthz"}
 
 
-def paths_of(routes: Sequence[Route]) -> Mapping[str, Mapping[str, Route]]:
-    """Routes by path and method."""
-    found: dict[str, dict[str, Route]] = {}
-    for route in routes:
-        found.setdefault(route.path, {})[route.method] = route
-    return found
-
-
 def _shape(path: str) -> tuple[str | None, ...]:
     return tuple(None if part.startswith("{") else part for part in path.removeprefix("/").split("/"))
 
