@@ -14,7 +14,7 @@ import pytest
 pytestmark = pytest.mark.real
 
 ROOT = Path(__file__).parent.parent
-COMMANDS = ("basename", "cat", "chmod", "cksum", "dirname", "env", "mkdir")
+COMMANDS = ("basename", "cat", "chmod", "cksum", "dirname", "env", "mkdir", "sed")
 
 # Stands for a Python: makes environments that consist of itself, and tells what was asked of it.
 FAKE_PYTHON = """#!/bin/sh
@@ -42,7 +42,8 @@ def checkout(tmp_path: Path) -> Path:
     """The scripts alone, with what they read, in a folder of their own whose name has a blank."""
     folder = tmp_path / "a checkout"
     (folder / ".ci").mkdir(parents=True)
-    for name in ("run_demo.sh", "run_tests.sh", ".ci/environment.sh", "setup.cfg", "pyproject.toml"):
+    read = (".ci/environment.sh", "setup.cfg", "pyproject.toml", "requirements.lock")
+    for name in ("run_demo.sh", "run_tests.sh", *read):
         shutil.copy(ROOT / name, folder / name)
     return folder
 
@@ -116,17 +117,22 @@ def test_wrong_options_end_before_anything_is_installed(run: Run, checkout: Path
 
 
 def test_the_environment_is_made_once(run: Run, checkout: Path, tmp_path: Path) -> None:
-    """A second run installs nothing; a changed setup.cfg or another place of the checkout does."""
+    """A second run installs nothing; a changed setup.cfg, lock or place of the checkout does. Releases are pinned."""
     assert run("run_demo.sh").returncode == 0
+    constraints = checkout / ".venv" / "constraints.txt"
     assert asked(tmp_path, "pip install") == [
-        f"-m pip install --quiet --disable-pip-version-check --editable {checkout}[all]"
+        f"-m pip install --quiet --disable-pip-version-check --constraint {constraints} --editable {checkout}[all]"
     ]
+    pins = constraints.read_text(encoding="utf-8").splitlines()
+    assert pins
+    assert all("==" in pin and "--hash" not in pin and not pin.endswith("\\") for pin in pins)
     assert run("run_demo.sh").returncode == 0
     assert asked(tmp_path, "pip install") == []
-    with open(checkout / "setup.cfg", "a", encoding="utf-8") as setup:
-        setup.write("# changed\n")
-    assert run("run_demo.sh").returncode == 0
-    assert len(asked(tmp_path, "pip install")) == 1
+    for name in ("setup.cfg", "requirements.lock"):
+        with open(checkout / name, "a", encoding="utf-8") as file:
+            file.write("# changed\n")
+        assert run("run_demo.sh").returncode == 0
+        assert len(asked(tmp_path, "pip install")) == 1
 
 
 def test_half_an_environment_is_made_anew(run: Run, tmp_path: Path) -> None:
