@@ -38,7 +38,8 @@ class VmRecord:
     """One VM as the catalogue and its summary have it.
 
     From the table `vm`: the attributes up to `generation`; `enrolled_s` None: it never enrolled. From
-    `vm_summary`: the others, all None until its first samples are flushed. Times are Unix seconds.
+    `vm_summary`: the others, all None until its first samples are flushed; `node` is the aggregator that keeps its
+    history. Times are Unix seconds.
     """
 
     vm: str
@@ -64,6 +65,7 @@ class VmRecord:
     mem_total_bytes: int | None
     disk_total_bytes: int | None
     flags: tuple[str, ...]
+    node: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -312,4 +314,5 @@ def _record(row: dict[str, Any]) -> VmRecord:
         row[name] = tuple(json.loads(row[name] or "[]"))
     row["machine"] = json.loads(row["machine"] or "{}")
     row["generation"] = row["generation"] or 0
+    row["node"] = row["node"] or None
     return VmRecord(vm=row.pop("vm_id"), **row)

@@ -55,7 +55,53 @@ vm_summary = sa.Table(
         comment="JSON list: clock_skew, identity_conflict, store_replaced",
     ),
     sa.Column("updated_s", sa.Double, nullable=False),
+    sa.Column(
+        "node",
+        sa.String(64),
+        nullable=False,
+        server_default=sa.text("''"),
+        comment="the aggregator that this VM pushes to and that keeps its history; empty: none has said so yet",
+    ),
     sqlite_with_rowid=False,
+)
+
+vm_part = sa.Table(
+    "vm_part",
+    metadata,
+    # Few rows: VMs of which a second aggregator holds some history that the first has not taken in yet.
+    sa.Column("vm_id", sa.String(64), primary_key=True),
+    sa.Column("node", sa.String(64), primary_key=True, comment="the aggregator that holds this part"),
+    sa.Column("oldest_s", sa.BigInteger, nullable=False, comment="start of the hour of its first sample"),
+    sa.Column("newest_s", sa.BigInteger, nullable=False, comment="ts of its newest sample"),
+    sa.Column("noted_s", sa.Double, nullable=False, comment="since when there are two"),
+    sa.Column("problem", sa.Text, comment="why it could not be taken in at the last try"),
+    sqlite_with_rowid=False,
+)
+
+node = sa.Table(
+    "node",
+    metadata,
+    sa.Column("node", sa.String(64), primary_key=True),
+    sa.Column("admin_url", sa.Text, comment="where the others and the report ask it; NULL: nowhere"),
+    sa.Column("listen", sa.Text, comment="host:port of the agents' door"),
+    sa.Column("version", sa.Text, nullable=False, comment="of the program"),
+    sa.Column("revision", sa.String(8), nullable=False, comment="of the schema that the program was written for"),
+    sa.Column("state", sa.String(8), nullable=False, comment="up, draining or stopped"),
+    sa.Column("not_ready", sa.Text, comment="why it takes no pushes; NULL: it does"),
+    sa.Column("started_s", sa.Double, nullable=False),
+    sa.Column("seen_s", sa.Double, nullable=False, comment="when it last said so"),
+    sa.Column("vms", sa.BigInteger, nullable=False, comment="VMs it heard of within a day"),
+    sa.Column("owed", sa.BigInteger, nullable=False, comment="summaries it has still to write here"),
+    sa.Column("free_bytes", sa.BigInteger, comment="room on the disk of its stores"),
+    sqlite_with_rowid=False,
+)
+
+schema_floor = sa.Table(
+    "schema_floor",
+    metadata,
+    # Programs of two versions may run side by side: what the newer one added does not disturb the older.
+    sa.Column("part", sa.String(16), primary_key=True, comment="aggregator, report or orchestrate"),
+    sa.Column("revision", sa.String(8), nullable=False, comment="a program for an older schema must not write"),
 )
 
 vm_window = sa.Table(

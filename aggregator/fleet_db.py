@@ -21,7 +21,7 @@ from aggregator.tokens import sync_directory
 
 # The newest file of migrations/versions. Here too, so that a start that has nothing to migrate and the
 # report need no Alembic. Revisions are numbers of four digits: their order is that of the texts.
-SCHEMA_REVISION = "0002"
+SCHEMA_REVISION = "0003"
 FILE_NAME = "fleet.db"
 BUSY_TIMEOUT_S = 10
 # For a server of PostgreSQL that is silent, and for a connection of the pool when all are in use.

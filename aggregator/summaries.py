@@ -54,8 +54,9 @@ class _Upsert:
 class SummaryWriter:
     """Upserts of summaries, one transaction a call."""
 
-    def __init__(self, engine: sa.Engine) -> None:
+    def __init__(self, engine: sa.Engine, node: str = "") -> None:
         self._engine = engine
+        self._node = node
         self._summary = _Upsert(vm_summary, engine.dialect)
         self._owed_summary = _Upsert(vm_summary, engine.dialect, keep=_OF_A_PUSH)
         self._window = _Upsert(vm_window, engine.dialect)
@@ -66,8 +67,10 @@ class SummaryWriter:
         if not summaries:
             return
         with self._engine.begin() as connection:
-            self._summary.run(connection, [_summary_row(one, now_s) for one in summaries if one.received_s])
-            self._owed_summary.run(connection, [_summary_row(one, now_s) for one in summaries if not one.received_s])
+            self._summary.run(connection, [_summary_row(one, now_s, self._node) for one in summaries if one.received_s])
+            self._owed_summary.run(
+                connection, [_summary_row(one, now_s, self._node) for one in summaries if not one.received_s]
+            )
             self._window.run(
                 connection,
                 [
@@ -96,7 +99,7 @@ class SummaryWriter:
             connection.execute(sa.delete(vm_window).where(vm_window.c.window_days.not_in(list(windows_days))))
 
 
-def _summary_row(summary: Summary, now_s: float) -> tuple[Any, ...]:
+def _summary_row(summary: Summary, now_s: float, node: str) -> tuple[Any, ...]:
     return (
         summary.vm_id,
         summary.oldest_s,
@@ -110,4 +113,5 @@ def _summary_row(summary: Summary, now_s: float) -> tuple[Any, ...]:
         summary.disk_total_bytes,
         json.dumps(summary.flags),
         now_s,
+        node,
     )

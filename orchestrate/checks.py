@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from aggregator.admin_client import AdminUnavailable
 from orchestrate import outage
 from orchestrate.driver import Verb
 from orchestrate.guards import check_plan, check_step
@@ -15,7 +16,6 @@ from orchestrate.refusal import Refusal, Rule
 from orchestrate.sources import Sources
 from orchestrate.step_rules import GIVES_BACK
 from orchestrate.world import World
-from reports.admin_client import AdminUnavailable
 
 
 class FreshChecks:

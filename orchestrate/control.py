@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import sqlalchemy as sa
 
 from agent.settings import ConfigError
+from aggregator.admin_client import AdminClient
 from aggregator.fleet_db import open_fleet_read_only
 from orchestrate.checks import FreshChecks
 from orchestrate.config import OrchestrateConfig
@@ -29,7 +30,6 @@ from orchestrate.report_events import tell_report
 from orchestrate.schema import open_orchestrate_db
 from orchestrate.sites import Sites
 from orchestrate.sources import Sources
-from reports.admin_client import AdminClient
 from reports.report_cli import check_window
 from reports.schema import open_report_db
 from reports.words import time_words

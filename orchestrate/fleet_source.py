@@ -14,11 +14,11 @@ from typing import NamedTuple
 
 import sqlalchemy as sa
 
+from aggregator.admin_client import AdminUnavailable
 from aggregator.fleet import vm as vms
 from aggregator.histogram import Floats
 from orchestrate.live_source import LiveSource, LiveVm
 from orchestrate.sighting import Figure, Fleet, Sighting
-from reports.admin_client import AdminUnavailable
 from reports.facts import DAY_S, Facts, Vm
 from reports.fleet import CHUNK_VMS, FleetDamaged, read_facts, snapshot
 from reports.fleet_report import read_vms

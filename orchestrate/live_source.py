@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 from urllib.parse import urlencode
 
+from aggregator.admin_client import AdminAnswer, AdminUnavailable
 from orchestrate.sighting import Minute
-from reports.admin_client import AdminAnswer, AdminUnavailable
 from reports.words import duration_words
 
 # About 10 MB of JSON: a fleet at once would not fit an answer.
@@ -19,7 +19,7 @@ _UNKNOWN_PARAMETER = 422
 
 
 class Door(Protocol):
-    """The part of `reports.admin_client.AdminClient` that is asked."""
+    """The part of `aggregator.admin_client.AdminClient` that is asked."""
 
     @property
     def place(self) -> str: ...

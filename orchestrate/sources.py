@@ -97,7 +97,7 @@ class Sources:
 
         Args: vm: as its driver shows it just now; None: what `world` has.
 
-        Raises: reports.admin_client.AdminUnavailable: its last minutes cannot be read; else as `world`.
+        Raises: aggregator.admin_client.AdminUnavailable: its last minutes cannot be read; else as `world`.
         """
         old = world.scene(ref)
         seen = old.vm if vm is None else vm

@@ -330,7 +330,7 @@ def _serve(reader: SettingsReader, base: ServeConfig) -> ServeConfig:
 
 
 def _parse_aggregator(text: object) -> str:
-    from reports.admin_client import parse_admin_url  # noqa: PLC0415
+    from aggregator.admin_client import parse_admin_url  # noqa: PLC0415
 
     server = parse_admin_url(text)
     if not server.tls and not server.is_loopback:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from aggregator.admin_client import DEFAULT_TIMEOUT_S, AdminClient, AdminUnavailable
 from aggregator.rows import ROW_BYTES
-from reports.admin_client import DEFAULT_TIMEOUT_S, AdminClient, AdminUnavailable
 
 # After the last time that a sample can have: the answer has the aggregator's clock, and not all of its VMs.
 _NEVER_S = 2**32 - 1

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from agent.wire import is_vm_id
+from aggregator.admin_client import DEFAULT_TIMEOUT_S, AdminClient, AdminUnavailable
 from aggregator.series import DEFAULT_POINTS, SERIES, Curve, Number, Series, Span
 from aggregator.store_files import StoreError, store_path
 from aggregator.store_series import read_series
-from reports.admin_client import DEFAULT_TIMEOUT_S, AdminClient, AdminUnavailable
 
 
 class SeriesUnavailable(Exception):

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from aggregator.admin_client import AdminUnavailable
 from orchestrate.inventory import VmRef
 from orchestrate.live_source import LiveVm
-from reports.admin_client import AdminUnavailable
 
 # An agent tells of itself every minute; a guest that starts anew takes some more.
 HEARD_WITHIN_S = 900.0

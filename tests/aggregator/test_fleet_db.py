@@ -57,13 +57,13 @@ def later(tmp_path: Path) -> Schema:
     """The migrations of a later version of the program: one more step."""
     scripts = tmp_path / "later"
     shutil.copytree(SCRIPTS, scripts, ignore=shutil.ignore_patterns("__pycache__"))
-    (scripts / "versions" / "0003_more.py").write_text(
+    (scripts / "versions" / "0004_more.py").write_text(
         "import sqlalchemy as sa\nfrom alembic import op\n"
-        "revision = '0003'\ndown_revision = '0002'\n"
+        "revision = '0004'\ndown_revision = '0003'\n"
         "def upgrade():\n    op.add_column('vm', sa.Column('more', sa.Text()))\n",
         encoding="utf-8",
     )
-    return replace(FLEET, scripts=scripts, head="0003")
+    return replace(FLEET, scripts=scripts, head="0004")
 
 
 def test_migrations_lead_to_the_tables_of_the_code(tmp_path: Path) -> None:
@@ -195,17 +195,17 @@ def test_an_upgrade_leaves_a_copy_of_what_was(tmp_path: Path, later: Schema) -> 
         migrate(engine, later)
         with reading(engine) as connection:
             assert connection.exec_driver_sql("SELECT vm_id, more FROM vm").all() == [("a", None)]
-    copy = tmp_path / "fleet.db.0002.bak"
+    copy = tmp_path / "fleet.db.0003.bak"
     assert stat.S_IMODE(copy.stat().st_mode) == 0o600
     with sqlite3.connect(copy) as connection_before:
         assert connection_before.execute("SELECT vm_id FROM vm").fetchall() == [("a",)]
-        assert connection_before.execute("SELECT version_num FROM alembic_version").fetchall() == [("0002",)]
+        assert connection_before.execute("SELECT version_num FROM alembic_version").fetchall() == [("0003",)]
     connection_before.close()
 
 
 def test_an_upgrade_that_fails_changes_nothing(tmp_path: Path, later: Schema) -> None:
     """A step that breaks off halfway leaves the schema and the revision of before."""
-    step = later.scripts / "versions" / "0003_more.py"
+    step = later.scripts / "versions" / "0004_more.py"
     step.write_text(step.read_text() + "    raise RuntimeError('halfway')\n", encoding="utf-8")
     with fleet(tmp_path) as engine:
         before = sqlite_statements(tmp_path / "fleet.db")
@@ -219,7 +219,7 @@ def test_a_newer_database_is_refused(tmp_path: Path, later: Schema) -> None:
     """Neither the daemon nor the report touches a database of a later version, and both say so."""
     with fleet(tmp_path) as engine:
         migrate(engine, later)
-        with pytest.raises(ConfigError, match=r"fleet\.db: has schema 0003, newer than the 0002"):
+        with pytest.raises(ConfigError, match=r"fleet\.db: has schema 0004, newer than the 0003"):
             migrate(engine)
     with pytest.raises(ConfigError, match="newer"):
         open_fleet_read_only(None, tmp_path)
@@ -229,7 +229,7 @@ def test_an_older_database_is_not_read(tmp_path: Path, monkeypatch: pytest.Monke
     """The report refuses a database that waits for its upgrade, and names what brings it."""
     with fleet(tmp_path):
         pass
-    monkeypatch.setattr(fleet_db, "FLEET", replace(FLEET, head="0003"))
+    monkeypatch.setattr(fleet_db, "FLEET", replace(FLEET, head="0004"))
     with pytest.raises(ConfigError, match="start its fallow-aggregator run once"):
         open_fleet_read_only(None, tmp_path)
 

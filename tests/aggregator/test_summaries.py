@@ -56,6 +56,7 @@ def test_every_figure_arrives_in_its_column(engine: sa.Engine) -> None:
         "mem_total_bytes": 8 << 30,
         "disk_total_bytes": None,
         "updated_s": NOW_S + 1,
+        "node": "",
     }
     windows = [row for row in rows(engine, vm_window) if row["vm_id"] == "a"]
     assert [(row["window_days"], row["end_s"], row["covered_s"]) for row in windows] == [(1, TS, 60), (7, TS, 60)]

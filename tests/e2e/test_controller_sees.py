@@ -6,10 +6,10 @@ import time
 
 import pytest
 
+from aggregator.admin_client import AdminClient
 from aggregator.fleet_db import open_fleet_read_only
 from orchestrate.fleet_source import Judging, read_fleet, read_sighting
 from orchestrate.live_source import LiveSource
-from reports.admin_client import AdminClient
 from reports.policies import DEFAULT_POLICY, POLICIES
 from reports.verdicts import Settings, Verdict
 from tests.e2e.house import SEVEN_DAYS_S, House

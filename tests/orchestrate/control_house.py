@@ -17,7 +17,7 @@ from orchestrate.config import OrchestrateConfig, load_config
 from orchestrate.driver import Driver
 from orchestrate.drivers.registry import open_driver
 from orchestrate.inventory import VmState
-from tests.reports.admin_door import Door, open_door, token_file
+from tests.aggregator.admin_door import Door, open_door, token_file
 from tests.reports.deliver.servers import Receiver, receiver
 from tests.reports.fleets import BUSY, NOW_S, Load, Spec, write_fleet
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from aggregator.admin_client import AdminAnswer, AdminUnavailable
 from aggregator.fleet import vm as vms
 from aggregator.fleet_db import open_fleet, open_fleet_read_only
 from orchestrate.fleet_source import Judging, read_evidence, read_fleet, read_sighting
 from orchestrate.live_source import LiveSource
 from orchestrate.sighting import Sighting
-from reports.admin_client import AdminAnswer, AdminUnavailable
 from reports.exemption_table import Exemptions
 from reports.exemptions import ExemptionKind
 from reports.fleet import FleetDamaged

@@ -9,8 +9,8 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from aggregator.admin_client import AdminAnswer, AdminUnavailable
 from orchestrate.live_source import LiveSource
-from reports.admin_client import AdminAnswer, AdminUnavailable
 
 NOW_S = 1_790_000_000.0
 

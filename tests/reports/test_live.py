@@ -14,9 +14,9 @@ from twisted.internet.threads import deferToThread
 from aggregator.rows import ROW_BYTES
 from aggregator.service import ADMIN_ADDRESS_FILE
 from reports.live import AdminLive, Live, NotLive, parse_metrics
+from tests.aggregator.admin_door import Door, open_door, token_file
 from tests.aggregator.door_fakes import TS
 from tests.aggregator.service_fakes import NOW_S, running
-from tests.reports.admin_door import Door, open_door, token_file
 
 COUNTERS = (
     *("pushes", "samples", "duplicates", "conflicts", "samples_too_old", "connections_refused", "errors", "flushes"),

@@ -30,10 +30,10 @@ from reports.series import (
     UnknownVm,
     parse_series,
 )
+from tests.aggregator.admin_door import Door, open_door, token_file
 from tests.aggregator.door_fakes import TS
 from tests.aggregator.service_fakes import running
 from tests.aggregator.store_fakes import HOUR_S, START_S, fill, minutes
-from tests.reports.admin_door import Door, open_door, token_file
 
 VM = "vm-1"
 END_S = START_S + HOUR_S

@@ -14,6 +14,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import sqlalchemy as sa
 
+from aggregator.admin_client import AdminAnswer, AdminUnavailable
 from orchestrate import clauses, outage
 from orchestrate.fleet_source import Judging, read_fleet
 from orchestrate.groups import ReclaimSettings
@@ -21,7 +22,6 @@ from orchestrate.inventory import Inventory, Vm, VmRef, VmState
 from orchestrate.live_source import LiveSource
 from orchestrate.sighting import Fleet, Sighting
 from orchestrate.world import make_world
-from reports.admin_client import AdminAnswer, AdminUnavailable
 from reports.policies import DEFAULT_POLICY, find_policy
 from reports.verdicts import Settings, Verdict
 from tests.whole.hub import Broken, Hub

@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import pytest
 
+from aggregator.admin_client import AdminUnavailable
 from orchestrate.inventory import VmRef
 from orchestrate.live_source import LiveVm
 from orchestrate.owners.wakes import UNDER_WAY, Wakes, WakeState, time_to_sample
-from reports.admin_client import AdminUnavailable
 from tests.orchestrate.fakes import NOW_S, Clock, ref
 
 BEFORE = LiveVm(received_s=NOW_S - 600, newest_s=NOW_S - 605, skew_s=0.0, flags=(), boot="b", minutes=())

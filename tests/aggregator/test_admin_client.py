@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reports.admin_client import (
+from aggregator.admin_client import (
     ADMIN_PORT,
     MAX_ANSWER_BYTES,
     AdminAnswer,
@@ -21,7 +21,7 @@ from reports.admin_client import (
     AdminUnavailable,
     parse_admin_url,
 )
-from tests.reports.admin_door import TOKEN, Door, open_door, token_file
+from tests.aggregator.admin_door import TOKEN, Door, open_door, token_file
 
 
 @pytest.fixture
