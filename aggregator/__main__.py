@@ -28,7 +28,7 @@ _EXAMPLES = """examples:
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    from aggregator import inventory_cli, stores_cli, token_cli, vms_cli
+    from aggregator import inventory_cli, nodes_cli, stores_cli, token_cli, vms_cli
     from aggregator.config import AggregatorConfig, option_name
 
     parser = argparse.ArgumentParser(
@@ -51,6 +51,7 @@ def build_parser() -> argparse.ArgumentParser:
     inventory_cli.add_parsers(subparsers)
     vms_cli.add_parsers(subparsers)
     stores_cli.add_parsers(subparsers)
+    nodes_cli.add_parsers(subparsers)
     return parser
 
 
@@ -65,7 +66,13 @@ _HELP = {
     "proxies": "networks of proxies whose X-Forwarded-For is believed (10.0.0.0/8,192.0.2.7)",
     "enrolment.check": "what VMs that enrol are held against: auto, inventory or off (default auto)",
     "fleet.url": "fleet database (default: SQLite in the data directory)",
+    "node.name": "this aggregator's name among those of the fleet (default: made once, kept in the data directory)",
+    "node.url": "where the others and the report ask its admin door (default: as it listens)",
+    "node.ca": "PEM authorities of the others' admin doors (default: the system's)",
+    "join.interval": "how often histories that another aggregator holds in part are joined (default 1min)",
+    "join.after": "how long a large part is left where it is (default 1h)",
     "flush.interval": "how often stores are written (default 15min)",
+    "flush.turns": "each VM's samples are stored by every Nth flush (default 4)",
     "flush.workers": "worker processes (default 1)",
     "summary.windows": "windows of the summaries (default 1d,3d,7d,14d,30d)",
     "retention.raw": "how long samples are kept (default 14d)",
@@ -84,17 +91,15 @@ def _run(options: argparse.Namespace) -> int:
     import time
 
     from apscheduler.schedulers.twisted import TwistedScheduler
-    from sqlalchemy.exc import OperationalError
     from twisted.internet import reactor as the_reactor
     from twisted.internet.defer import Deferred
     from twisted.internet.error import CannotListenError
     from twisted.logger import globalLogBeginner, textFileLogObserver
 
     from agent.settings import ConfigError
-    from aggregator.data_lock import DataDirectoryBusyError
+    from aggregator.door_limits import raise_descriptor_limit
     from aggregator.journal import JournalError
-    from aggregator.problems import Refused
-    from aggregator.service import AggregatorService, raise_descriptor_limit
+    from aggregator.service import AggregatorService
 
     try:
         config = _read_config(options)
@@ -116,15 +121,8 @@ def _run(options: argparse.Namespace) -> int:
             clock=time.time,
             descriptors=raise_descriptor_limit(),
         )
-    except ConfigError as error:
-        return _complain(error, EXIT_USAGE)
-    except (DataDirectoryBusyError, JournalError) as error:
-        return _complain(error, EXIT_FAILED)
-    except OperationalError as error:
-        print(f"fallow-aggregator: the fleet database does not answer: {error.orig}", file=sys.stderr)
-        return EXIT_UNREACHABLE
-    except Refused as error:
-        return _complain(error, EXIT_UNREACHABLE)
+    except Exception as error:
+        return _explain(error)
 
     def failed(failure: object) -> None:
         nonlocal status
@@ -149,6 +147,28 @@ def _run(options: argparse.Namespace) -> int:
     reactor.addSystemEventTrigger("before", "shutdown", lambda: Deferred.fromCoroutine(service.stop()))
     reactor.run()
     return status
+
+
+def _explain(error: Exception) -> int:
+    """Says on stderr why there can be no service; returns the exit status. Raises `error` where it is our mistake."""
+    from agent.settings import ConfigError
+    from aggregator.data_lock import DataDirectoryBusyError
+    from aggregator.fleet_link import AWAY, one_line
+    from aggregator.journal import JournalError
+    from aggregator.nodes import NodeNameTakenError
+    from aggregator.problems import Refused
+
+    match error:
+        case ConfigError():
+            return _complain(error, EXIT_USAGE)
+        case DataDirectoryBusyError() | JournalError() | NodeNameTakenError():
+            return _complain(error, EXIT_FAILED)
+        case Refused():
+            return _complain(error, EXIT_UNREACHABLE)
+    if isinstance(error, AWAY):
+        print(f"fallow-aggregator: the fleet database does not answer: {one_line(error)}", file=sys.stderr)
+        return EXIT_UNREACHABLE
+    raise error
 
 
 def _read_config(options: argparse.Namespace) -> AggregatorConfig:

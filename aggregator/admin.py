@@ -95,7 +95,8 @@ class _Door(Resource):
                 ids = [given for name, given in zip(pattern, segments, strict=True) if name == "{vm}"]
                 if not all(map(is_vm_id, ids)):
                     raise wrong(f"vm: {ids[0][:80]!r} is not a VM id")
-                made: Awaitable[Answer] = answer(_query(request.args), *ids)
+                tag = [request.getHeader("if-match") or ""] if route.is_conditional else []
+                made: Awaitable[Answer] = answer(_query(request.args), *ids, *tag)
                 return made
         allowed = sorted({route.method for route, _, _ in matches})
         raise _MethodRefused(allowed + ["HEAD"] * ("GET" in allowed))

@@ -1,4 +1,4 @@
-"""Asking the aggregator that runs: GET requests to its admin door, with plain reasons where it does not answer."""
+"""Asking an aggregator that runs: requests to its admin door, with plain reasons where it does not answer."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,10 +32,11 @@ class AdminUnavailable(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdminAnswer:
-    """A response; `body` as it came."""
+    """A response; `body` as it came, `etag` without its quotes, empty where there is none."""
 
     status: int
     body: bytes
+    etag: str = ""
 
     @property
     def problem(self) -> tuple[str, str]:
@@ -63,6 +64,8 @@ class AdminClient:
         token_file: `admin.token`, read anew at each question: an aggregator that begins anew may have another.
         timeout_s: for connecting, for each wait, and for the answer as a whole.
         clock: seconds that never go back.
+        ca: PEM authorities of the door's certificate; None: the system's.
+        max_bytes: of an answer.
 
     Raises: ValueError: `url` is none.
     """
@@ -74,11 +77,15 @@ class AdminClient:
         *,
         timeout_s: float = DEFAULT_TIMEOUT_S,
         clock: Callable[[], float] = time.monotonic,
+        ca: Path | None = None,
+        max_bytes: int = MAX_ANSWER_BYTES,
     ) -> None:
         self._server = parse_admin_url(url)
         self._token_file = token_file
         self._timeout_s = timeout_s
         self._clock = clock
+        self._ca = ca
+        self._max_bytes = max_bytes
 
     @property
     def place(self) -> str:
@@ -92,6 +99,13 @@ class AdminClient:
 
         Raises: AdminUnavailable: no token, no connection, no answer in time, refused, or in trouble.
         """
+        return self._request("GET", target, {})
+
+    def delete(self, target: str, *, etag: str) -> AdminAnswer:
+        """Deletes what is there if it still has this `etag`; answers and raises as `get`."""
+        return self._request("DELETE", target, {"If-Match": f'"{etag}"'})
+
+    def _request(self, method: str, target: str, headers: Mapping[str, str]) -> AdminAnswer:
         try:
             token = read_secret(self._token_file)
         except ConfigError as error:
@@ -99,13 +113,15 @@ class AdminClient:
         if not (token.isascii() and token.isprintable()):
             raise AdminUnavailable(f"{self._token_file}: holds no token of an admin door")
         try:
-            answer = self._get(target, token)
+            answer = self._ask(method, target, {**headers, "Authorization": f"Bearer {token}", "Connection": "close"})
         except ConnectionRefusedError as error:
             raise AdminUnavailable(f"{self.place} does not run: nothing listens there") from error
         except TimeoutError as error:
             raise AdminUnavailable(f"{self.place} did not answer within {self._timeout_s:g} s") from error
         except OSError as error:
             raise AdminUnavailable(f"{self.place} cannot be reached: {error.strerror or error}") from error
+        except ConfigError as error:
+            raise AdminUnavailable(f"{self.place} cannot be reached: {error}") from error
         except http.client.HTTPException as error:
             raise AdminUnavailable(f"{self.place} did not answer as HTTP does: {type(error).__name__}") from error
         if answer.status == 401:
@@ -129,37 +145,38 @@ class AdminClient:
         except (ValueError, RecursionError) as error:
             raise AdminUnavailable(f"{self.place} answered with something that is not JSON") from error
 
-    def _get(self, target: str, token: str) -> AdminAnswer:
+    def _ask(self, method: str, target: str, headers: Mapping[str, str]) -> AdminAnswer:
         until_s = self._clock() + self._timeout_s
         connection = self._connect()
         try:
             connection.connect()
             with _deadline(connection.sock, until_s - self._clock()):
-                return self._answer(connection, target, token, until_s)
+                connection.request(method, target, headers=dict(headers))
+                return self._answer(connection, until_s)
         finally:
             connection.close()
 
-    def _answer(self, connection: http.client.HTTPConnection, target: str, token: str, until_s: float) -> AdminAnswer:
-        connection.request("GET", target, headers={"Authorization": f"Bearer {token}", "Connection": "close"})
+    def _answer(self, connection: http.client.HTTPConnection, until_s: float) -> AdminAnswer:
         response = connection.getresponse()
         parts: list[bytes] = []
         size = 0
         while part := response.read1(_CHUNK_BYTES):
             parts.append(part)
             size += len(part)
-            if size > MAX_ANSWER_BYTES:
-                raise AdminUnavailable(f"{self.place} answered with more than {MAX_ANSWER_BYTES >> 20} MiB")
+            if size > self._max_bytes:
+                raise AdminUnavailable(f"{self.place} answered with more than {self._max_bytes >> 20} MiB")
             if self._clock() > until_s:
                 raise TimeoutError
         if response.length:
             raise http.client.IncompleteRead(b"", response.length)
-        return AdminAnswer(status=response.status, body=b"".join(parts))
+        etag = (response.getheader("ETag") or "").strip('"')
+        return AdminAnswer(status=response.status, body=b"".join(parts), etag=etag)
 
     def _connect(self) -> http.client.HTTPConnection:
         host, port = self._server.host, self._server.port
         if not self._server.tls:
             return http.client.HTTPConnection(host, port, timeout=self._timeout_s)
-        return http.client.HTTPSConnection(host, port, timeout=self._timeout_s, context=tls_context(None))
+        return http.client.HTTPSConnection(host, port, timeout=self._timeout_s, context=tls_context(self._ca))
 
 
 @contextmanager

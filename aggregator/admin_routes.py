@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,10 +17,12 @@ from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThreadPool
 
 from agent.wire import is_vm_id
-from aggregator.catalogue import Catalogue, UnknownVmError, delete_store
+from aggregator.catalogue import Catalogue, UnknownVmError
 from aggregator.downsample import between, bucket_means
+from aggregator.part_file import StorePart
 from aggregator.problems import Problem, Refused
 from aggregator.series import DEFAULT_POINTS, MAX_POINTS, MIN_POINTS, Span
+from aggregator.store_files import delete_store
 from aggregator.store_series import read_series
 
 MAX_SPAN_S = 400 * 86_400
@@ -28,6 +31,8 @@ MAX_VMS = 10_000
 DEFAULT_VMS = 1_000
 _DEFAULT_SPAN_S = 86_400
 _MAX_TIME_S = 2**32 - 1  # a packed row's `ts`
+
+_ETAG = re.compile(r'"([0-9a-f]{32})"')
 
 T = TypeVar("T")
 Query = Mapping[str, str]
@@ -39,6 +44,13 @@ class Live(Protocol):
     def __call__(
         self, since_s: float, *, vm: str | None = None, after: str = "", limit: int | None = None
     ) -> list[dict[str, object]]: ...
+
+
+class PartSource(Protocol):
+    """See `giver.Giver`. Raises Refused."""
+
+    async def read(self, vm_id: str, node: str) -> StorePart: ...
+    async def drop(self, vm_id: str, node: str, mark: str) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -57,6 +69,8 @@ class AdminSources:
         clock: Unix seconds. The reactor's own time only measures how long things take.
         store_path: where a VM's store lies.
         forgotten: told of a VM that was forgotten, before its store is deleted: what memory holds of it goes too.
+        drain: True: has VMs sent elsewhere, and begins a flush; False: takes that back.
+        parts: gives the stores of VMs whose home is another node; None: this aggregator gives none.
     """
 
     catalogue: Catalogue
@@ -68,6 +82,8 @@ class AdminSources:
     clock: Callable[[], float]
     store_path: Callable[[str], Path]
     forgotten: Callable[[str], None] = lambda _vm: None
+    drain: Callable[[bool], None] = lambda _wanted: None
+    parts: PartSource | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,12 +98,18 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One method of one path; `{vm}` stands for an id. `is_open`: needs no token."""
+    """One method of one path; `{vm}` stands for an id.
+
+    Attributes:
+        is_open: needs no token.
+        is_conditional: acts on what `If-Match` names alone.
+    """
 
     method: str
     path: str
     name: str
     is_open: bool = False
+    is_conditional: bool = False
 
 
 ROUTES: tuple[Route, ...] = (
@@ -99,8 +121,12 @@ ROUTES: tuple[Route, ...] = (
     Route("DELETE", "/v1/vms/{vm}", "forget"),
     Route("GET", "/v1/vms/{vm}/samples", "samples"),
     Route("GET", "/v1/vms/{vm}/series", "series"),
+    Route("GET", "/v1/vms/{vm}/part", "part"),
+    Route("DELETE", "/v1/vms/{vm}/part", "drop_part", is_conditional=True),
     Route("GET", "/v1/live", "live"),
     Route("POST", "/v1/flush", "flush"),
+    Route("POST", "/v1/drain", "drain"),
+    Route("POST", "/v1/undrain", "undrain"),
 )
 
 
@@ -188,6 +214,18 @@ class Routes:
         await self._in_thread(lambda: delete_store(self._sources.store_path(vm_id)))
         return Answer(204)
 
+    async def part(self, query: Query, vm_id: str) -> Answer:
+        found = await self._parts().read(vm_id, _node(query))
+        return Answer(200, found.body, "application/vnd.sqlite3", {"ETag": f'"{found.mark}"'})
+
+    async def drop_part(self, query: Query, vm_id: str, if_match: str) -> Answer:
+        node = _node(query)
+        match = _ETAG.fullmatch(if_match)
+        if match is None:
+            raise Refused(Problem(428, "no-etag", "If-Match with the ETag of the part that was taken in is required"))
+        await self._parts().drop(vm_id, node, match[1])
+        return Answer(204)
+
     async def live(self, query: Query) -> Answer:
         _check_names(query, "since", "vm", "after", "limit")
         now_s = self._sources.clock()
@@ -214,6 +252,16 @@ class Routes:
             raise wrong(f"figures: {wanted[:100]!r} is neither all nor due")
         return Answer(200, msgspec.json.encode(await self._sources.flush(wanted == "all")))
 
+    async def drain(self, query: Query) -> Answer:
+        _check_names(query)
+        self._sources.drain(True)
+        return Answer(200, b'{"state": "draining"}')
+
+    async def undrain(self, query: Query) -> Answer:
+        _check_names(query)
+        self._sources.drain(False)
+        return Answer(200, b'{"state": "up"}')
+
     def _span(self, query: Query) -> tuple[int, int]:
         to_s = _whole(query, "to", int(self._sources.clock()), 0, _MAX_TIME_S)
         from_s = _whole(query, "from", max(to_s - _DEFAULT_SPAN_S, 0), 0, _MAX_TIME_S)
@@ -223,12 +271,24 @@ class Routes:
             raise wrong(f"from: the span to {to_s} is over {MAX_SPAN_S // 86_400} days")
         return from_s, to_s
 
+    def _parts(self) -> PartSource:
+        if self._sources.parts is None:
+            raise Refused(Problem(404, "not-found", "this aggregator gives no parts of histories"))
+        return self._sources.parts
+
     def _check_known(self, vm_id: str) -> None:
         if self._sources.catalogue.vm(vm_id) is None:
             raise _unknown(vm_id)
 
     def _in_thread(self, work: Callable[[], T]) -> Deferred[T]:
         return deferToThreadPool(self._reactor, self._reactor.getThreadPool(), work)
+
+
+def _node(query: Query) -> str:
+    _check_names(query, "node")
+    if "node" not in query:
+        raise wrong("node: the name of the aggregator that is meant is required")
+    return query["node"]
 
 
 def _check_names(query: Query, *known: str) -> None:

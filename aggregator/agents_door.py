@@ -120,6 +120,8 @@ class AgentsDoor(HttpConnection):
             self._on_rotate(request)
         elif request.path == b"/readyz" and (unready := self.parts.ready()) is not None:
             self.refuse(self.factory.later("not-ready", unready), head_only=head_only)
+        elif request.path == b"/readyz" and (leaving := self.parts.leaving()) is not None:
+            self.refuse(self.factory.later("draining", leaving), head_only=head_only)
         else:
             self.new_slot().settle(render(200, _HEALTHY, close=self.closes, head_only=head_only))
 

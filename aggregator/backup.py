@@ -34,6 +34,7 @@ from agent.settings import ConfigError
 from aggregator.data_lock import DataDirectoryBusyError, lock_data_directory
 from aggregator.fleet_db import BUSY_TIMEOUT_S, FILE_NAME
 from aggregator.journal_format import segment_number
+from aggregator.node_name import NODE_FILE_NAME
 from aggregator.store_files import connect_read_only
 from aggregator.tokens import KEY_FILE_NAME, sync_directory
 
@@ -41,7 +42,8 @@ MANIFEST_NAME = "MANIFEST.json"
 FORMAT = 1
 
 _JOURNAL, _STORES, _OWED, _LOCK = "journal", "stores", "summaries.pending", "lock"
-_SECRETS = (KEY_FILE_NAME, "admin.token")
+# Without its name a restored directory would be another node, and its VMs at home nowhere.
+_KEPT_FILES = (KEY_FILE_NAME, "admin.token", NODE_FILE_NAME)
 _STAGING = "restore.partial"
 _PIECE_BYTES = 1 << 20
 
@@ -99,7 +101,7 @@ def back_up(data_dir: Path, target: Path, *, now_s: float, progress: Progress) -
             # A reader that may not write would leave the files of the write-ahead log behind, its own.
             fleet = sqlite3.connect(data_dir / FILE_NAME, isolation_level=None, timeout=BUSY_TIMEOUT_S)
             copied.files.append(_copy_database(fleet, data_dir, target, FILE_NAME))
-        for name in _SECRETS:
+        for name in _KEPT_FILES:
             if (data_dir / name).exists():
                 copied.files.append(_copy_file(data_dir, target, name))
         copied.files.append(_write_owed(data_dir, target, copied))
@@ -222,10 +224,18 @@ def _copy_database(source: sqlite3.Connection, data_dir: Path, target: Path, nam
             copy.execute("PRAGMA synchronous = OFF")
             copy.execute("PRAGMA journal_mode = OFF")
             source.backup(copy)
+            if name == FILE_NAME:
+                _note_stopped(copy)
     with to.open("rb+") as file:
         os.fsync(file.fileno())
         size_bytes, sha256 = _digest(_pieces(file))
     return Entry(name, mode, size_bytes, sha256)
+
+
+def _note_stopped(fleet: sqlite3.Connection) -> None:
+    """The aggregator that runs on the original does not run on the copy: there it may start under its name at once."""
+    if fleet.execute("SELECT 1 FROM sqlite_master WHERE name = 'node'").fetchone():
+        fleet.execute("UPDATE node SET state = 'stopped'")
 
 
 def _copy_file(data_dir: Path, target: Path, name: str) -> Entry:

@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 
 from aggregator.problems import Problem
 from aggregator.rows import ROW_BYTES, row_ts, unpack_rows
-from aggregator.summary import Taken, flags_of
+from aggregator.summary import Heard, Taken, flags_of
 
 LIVE_ROWS = 10
 _FORGET_SILENT_S = 86400.0
@@ -193,10 +193,15 @@ class Buffer:
         self.unstored_rows += len(fresh)
         return Added(len(fresh), duplicates, conflicts)
 
-    def take(self) -> list[str]:
-        """Marks everything unstored as taken by a flush; returns the VMs that have some, sorted."""
+    def take(self, wanted: Callable[[str], bool] = lambda _vm: True) -> list[str]:
+        """Marks everything unstored of the wanted VMs as taken by a flush; returns those that have some, sorted.
+
+        What makes a VM's figures doubtful is wanted of every VM.
+        """
         owing: list[str] = []
         for vm_id, entry in self._entries.items():
+            if not (entry.news or wanted(vm_id)):
+                continue
             entry.taken_bytes = len(entry.rows)
             entry.taken_conflicts = entry.conflicts
             entry.taken_news = entry.taken_news or entry.news
@@ -205,6 +210,15 @@ class Buffer:
                 owing.append(vm_id)
         owing.sort()
         return owing
+
+    def waiting(self) -> list[str]:
+        """VMs with rows that no flush has taken yet."""
+        return [vm_id for vm_id, entry in self._entries.items() if len(entry.rows) > entry.taken_bytes]
+
+    def heard(self, vm_id: str) -> Heard | None:
+        """When a VM was last heard of; None for a VM that memory does not know."""
+        entry = self._entries.get(vm_id)
+        return None if entry is None else Heard(vm_id, entry.newest_ts, entry.received_s, entry.skew_s)
 
     def taken(self, vm_id: str) -> Taken | None:
         """The rows of one VM that `take` marked; None for a VM that memory does not know."""
@@ -234,6 +248,11 @@ class Buffer:
             entry.stored_bytes = entry.taken_bytes = end - surplus
         entry.taken_conflicts = 0
         entry.taken_news = False
+
+    def owes(self, vm_id: str) -> bool:
+        """Whether a store lacks something of a VM that is in memory."""
+        entry = self._entries.get(vm_id)
+        return entry is not None and (len(entry.rows) > entry.stored_bytes or entry.conflicts > 0)
 
     def forget(self, vm_id: str) -> None:
         """Drops a VM that an admin forgot, unstored rows too."""

@@ -10,7 +10,6 @@ import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
@@ -19,7 +18,7 @@ from aggregator import join_tokens, waits
 from aggregator.admission import Bound, Check
 from aggregator.enrolling import admit
 from aggregator.enrolment import Enrolment, MachineValue
-from aggregator.fleet import revocation, vm, vm_evidence, vm_summary, vm_window
+from aggregator.fleet import revocation, vm, vm_evidence, vm_part, vm_summary, vm_window
 from aggregator.fleet_db import reading
 from aggregator.generations import below, insert_into, newest, refuse_below
 from aggregator.join_tokens import JoinToken, Labels, Minted
@@ -28,7 +27,7 @@ from aggregator.tokens import IDENTITY_CONFLICT, Revocations
 from aggregator.vms_csv import parse_vms_csv
 from aggregator.waits import State, Wait
 
-__all__ = ["Catalogue", "ImportResult", "Labels", "UnknownVmError", "VmRecord", "delete_store"]
+__all__ = ["Catalogue", "ImportResult", "Labels", "UnknownVmError", "VmRecord"]
 
 _RETRY_AFTER_S = 30
 
@@ -266,7 +265,7 @@ class Catalogue:
             generation = newest(connection, vm_id)
             deleted = 0
             waits.forget_vm(connection, vm_id)
-            for table in (vm, vm_summary, vm_window, vm_evidence):
+            for table in (vm, vm_summary, vm_window, vm_evidence, vm_part):
                 deleted += connection.execute(sa.delete(table).where(table.c.vm_id == vm_id)).rowcount
             if not deleted:
                 raise UnknownVmError(vm_id)
@@ -282,14 +281,6 @@ class Catalogue:
     def _reading(self) -> Iterator[sa.Connection]:
         with _answering_503(), reading(self._engine) as connection:
             yield connection
-
-
-def delete_store(path: Path) -> bool:
-    """Deletes a VM's store and the files SQLite keeps beside it; whether there was one. Raises OSError."""
-    existed = path.exists()
-    for suffix in ("-journal", "-wal", "-shm", ""):
-        path.with_name(path.name + suffix).unlink(missing_ok=True)
-    return existed
 
 
 @contextmanager

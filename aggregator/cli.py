@@ -24,12 +24,16 @@ T = TypeVar("T")
 Command = Callable[[argparse.Namespace], int]
 
 
-def add_command(subparsers: Any, name: str, command: Command, summary: str, *examples: str) -> argparse.ArgumentParser:
+def add_command(
+    subparsers: Any, name: str, command: Command, summary: str, *examples: str, is_inner: bool = False
+) -> argparse.ArgumentParser:
     """A parser below what `argparse.ArgumentParser.add_subparsers` returned, with `--data`.
 
     It sets `command`: parsed options → exit code, with what a user, a disk or a database may cause on stderr.
 
-    Args: examples: whole command lines, for `--help`.
+    Args:
+        examples: whole command lines, for `--help`.
+        is_inner: below a command that has the option too: what is given there is not overwritten by a default.
     """
     parser: argparse.ArgumentParser = subparsers.add_parser(
         name,
@@ -39,15 +43,21 @@ def add_command(subparsers: Any, name: str, command: Command, summary: str, *exa
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "--data", type=Path, metavar="DIR", help="data directory (default: $FALLOW_DATA, else /var/lib/fallow)"
+        "--data",
+        type=Path,
+        metavar="DIR",
+        default=argparse.SUPPRESS if is_inner else None,
+        help="data directory (default: $FALLOW_DATA, else /var/lib/fallow)",
     )
     parser.set_defaults(command=partial(_guarded, command))
     return parser
 
 
-def add_fleet_url(parser: argparse.ArgumentParser) -> None:
-    """`--fleet-url`, for a command that reads or writes the fleet database."""
-    parser.add_argument("--fleet-url", metavar="URL", help="fleet database, as in run (SQLite in the data directory)")
+def add_fleet_url(parser: argparse.ArgumentParser, *, is_inner: bool = False) -> None:
+    """`--fleet-url`, for a command that reads or writes the fleet database; `is_inner` as in `add_command`."""
+    default = argparse.SUPPRESS if is_inner else None
+    told = "fleet database, as in run (SQLite in the data directory)"
+    parser.add_argument("--fleet-url", metavar="URL", default=default, help=told)
 
 
 def _guarded(command: Command, options: argparse.Namespace) -> int:

@@ -22,6 +22,7 @@ from agent.settings import (
 from aggregator.addresses import Network, parse_networks
 from aggregator.admission import Check, parse_check
 from aggregator.listen_settings import ListenSettings, TlsFiles, plain_problem
+from aggregator.node_name import parse_node_name, parse_node_url
 from aggregator.summary import WINDOWS_DAYS
 
 _DAY_S = 86400.0
@@ -90,6 +91,12 @@ class AggregatorConfig:
         proxies: whose `X-Forwarded-For` is believed.
         enrolment_check: what VMs that enrol are held against.
         fleet_url: of the fleet database; None is fleet.db in the data directory.
+        node_name: of this aggregator among those of its fleet; None: made once, and kept in the data directory.
+        node_url: where the others and the report ask its admin door; None: as it listens.
+        node_ca: PEM authorities of the others' admin doors; None: the system's.
+        join_interval_s, join_after_s: how often parts of histories that others hold are looked for, and how long a
+            large one is left where it is.
+        flush_turns: each VM's samples are stored by every so manieth flush.
         buffer_samples: unstored samples held in memory before pushes are answered 503.
     """
 
@@ -103,7 +110,13 @@ class AggregatorConfig:
     proxies: tuple[Network, ...] = field(default=(), metadata={"key": "proxies", "parse": parse_networks})
     enrolment_check: Check = field(default=Check.AUTO, metadata={"key": "enrolment.check", "parse": parse_check})
     fleet_url: str | None = field(default=None, repr=False, metadata={"key": "fleet.url", "parse": parse_text})
+    node_name: str | None = field(default=None, metadata={"key": "node.name", "parse": parse_node_name})
+    node_url: str | None = field(default=None, metadata={"key": "node.url", "parse": parse_node_url})
+    node_ca: Path | None = field(default=None, metadata={"key": "node.ca", "parse": _path})
+    join_interval_s: float = field(default=60.0, metadata={"key": "join.interval", "parse": _duration_s})
+    join_after_s: float = field(default=3600.0, metadata={"key": "join.after", "parse": _duration_s})
     flush_interval_s: float = field(default=900.0, metadata={"key": "flush.interval", "parse": _duration_s})
+    flush_turns: int = field(default=4, metadata={"key": "flush.turns", "parse": parse_count})
     flush_workers: int = field(default=1, metadata={"key": "flush.workers", "parse": parse_count})
     windows_days: tuple[int, ...] = field(
         default=WINDOWS_DAYS, metadata={"key": "summary.windows", "parse": parse_windows}

@@ -19,6 +19,7 @@ from aggregator.answers import render_problem
 from aggregator.connections import HttpConnectionFactory, failure_now
 from aggregator.http import Request, RequestParser
 from aggregator.problems import Problem, Refused
+from aggregator.shared_reads import SharedReading
 
 if TYPE_CHECKING:
     from socket import socket
@@ -93,6 +94,7 @@ class HttpConnection(Protocol):
         self._parser = RequestParser(factory.limits.http)
         self._plain = False
         self._socket: socket | None = None
+        self._reader: Any = None  # the transport, or who reads for it
         self._active_s = factory.now_s
         self._begun_s: float | None = None
         self._stuck_s: float | None = None
@@ -109,7 +111,7 @@ class HttpConnection(Protocol):
 
     def connectionMade(self) -> None:
         """Takes the connection, or refuses it when there are too many."""
-        transport = self._transport
+        self._reader = transport = self._transport
         transport.registerProducer(self, True)
         if isinstance(transport, Connection):  # and not one wrapped in TLS
             self._plain = True
@@ -117,6 +119,8 @@ class HttpConnection(Protocol):
             self._socket = transport.getHandle()
         problem = self.factory.admit(self)
         if problem is None:
+            if self._plain and self.factory.reads is not None:
+                self._reader = SharedReading(self.factory.reads, transport, self.dataReceived)
             return
         if self.factory.is_overrun(self):
             self.abort()
@@ -152,7 +156,7 @@ class HttpConnection(Protocol):
                     return
             if len(self.slots) > self.factory.limits.pipelined and not self._crowded:
                 self._crowded = True
-                self._transport.pauseProducing()
+                self._reader.pauseProducing()
         except Exception:
             self.factory.note_failure("a connection failed", failure_now())
             self.refuse(_BROKEN)
@@ -161,6 +165,8 @@ class HttpConnection(Protocol):
         """The connection is gone; what was on its way to the disk is stored all the same."""
         self._gone = True
         self._socket = None
+        if self._reader is not self.transport:
+            self._reader.closed()
         self._count_unfinished(0)
         self.factory.left(self)
 
@@ -168,13 +174,13 @@ class HttpConnection(Protocol):
         """The peer does not read its answers: nothing more is read from it until it does."""
         if self._stuck_s is None:
             self._stuck_s = self.factory.now_s
-        self._transport.pauseProducing()
+        self._reader.pauseProducing()
 
     def resumeProducing(self) -> None:
         """The peer has read its answers."""
         self._stuck_s = None
         if not self._crowded and not self._gone:
-            self._transport.resumeProducing()
+            self._reader.resumeProducing()
 
     def stopProducing(self) -> None:
         """The transport has ended; `connectionLost` does the rest."""
@@ -233,7 +239,7 @@ class HttpConnection(Protocol):
         elif self._crowded and len(slots) <= self.factory.limits.pipelined // 2:
             self._crowded = False
             if self._stuck_s is None:
-                self._transport.resumeProducing()
+                self._reader.resumeProducing()
 
     def _write(self, data: bytes) -> None:
         """Writes at once while the kernel takes all of it: a fraction of the cost of waiting to be told to."""
@@ -258,11 +264,17 @@ class HttpConnection(Protocol):
             self._closing_s = self.factory.now_s
             transport = self._transport
             transport.unregisterProducer()
+            self._leave_reads()
             if linger and self._plain:
                 transport.loseWriteConnection()
                 transport.startReading()
             else:
                 transport.loseConnection()
+
+    def _leave_reads(self) -> None:
+        if self._reader is not self.transport:
+            self._reader.leave()
+            self._reader = self.transport
 
     def finish_when_answered(self) -> None:
         """Takes no further request; closes once those here are answered."""
@@ -276,6 +288,7 @@ class HttpConnection(Protocol):
         """Closes at once, whatever is still to be sent."""
         self.closes = True
         self._closing_s = self.factory.now_s
+        self._leave_reads()
         self._transport.abortConnection()
 
     def sweep(self, now_s: float) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IAddress
+from twisted.internet.interfaces import IAddress, IReactorFDSet
 from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -16,6 +16,7 @@ from twisted.python.failure import Failure
 from aggregator.addresses import NO_PROXIES, PerAddress, Proxies, peer_of
 from aggregator.door_parts import Clock, DoorCounters, DoorLimits
 from aggregator.problems import Problem
+from aggregator.shared_reads import SharedReads
 
 
 class OpenConnection(Protocol):
@@ -49,6 +50,7 @@ class HttpConnectionFactory(Factory):
         now_s: the clock as of the last sweep, good enough for deadlines.
         unfinished_bytes: held of requests that are not whole yet.
         nearly_full: answers ask their connections to end, so that there is room for others.
+        reads: reads from plain sockets; None where the clock is no reactor.
     """
 
     log = Logger()
@@ -60,6 +62,7 @@ class HttpConnectionFactory(Factory):
         self.now_s = clock.seconds()
         self.unfinished_bytes = 0
         self.nearly_full = False
+        self.reads = SharedReads(clock) if IReactorFDSet.providedBy(clock) else None
         self._clock = clock
         self._connections: set[OpenConnection] = set()
         self._per_address = PerAddress(limits.per_address, proxies)

@@ -163,6 +163,7 @@ class DoorParts:
         clock: Unix time, seconds.
         proxies: whose `X-Forwarded-For` is believed.
         is_outdated: whether a token that verified is of a key that is to go.
+        leaving: None, or why no VM should be sent here any more, though pushes are taken.
     """
 
     keys: TokenKeys
@@ -178,3 +179,4 @@ class DoorParts:
     limits: DoorLimits = field(default_factory=DoorLimits)
     proxies: Proxies = NO_PROXIES
     is_outdated: Callable[[bytes], bool] = lambda _token: False
+    leaving: Callable[[], str | None] = lambda: None

@@ -37,7 +37,7 @@ vm_summary = sa.Table(
     metadata,
     sa.Column("vm_id", sa.String(64), primary_key=True),
     sa.Column("oldest_s", sa.BigInteger, nullable=False, comment="start of the hour of the first sample"),
-    sa.Column("newest_s", sa.BigInteger, nullable=False, comment="ts of the newest sample stored"),
+    sa.Column("newest_s", sa.BigInteger, nullable=False, comment="ts of the newest sample acknowledged"),
     sa.Column("received_s", sa.Double, nullable=False, comment="when the newest push came, aggregator's clock"),
     sa.Column("skew_s", sa.Double, nullable=False, comment="received - sent of the newest push"),
     sa.Column("interval_s", sa.Integer, nullable=False),

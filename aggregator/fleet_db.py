@@ -2,12 +2,15 @@
 
 SQLite in the data directory by default, PostgreSQL by URL. Each program that writes has tables of its own here,
 with a history of their own (a `Schema`), and alone migrates them; readers refuse a schema they were not written for.
+A newer one is used as it is where its steps said that programs of this schema may (`aggregator.schema_steps`), so that
+an upgrade can go from node to node.
 """
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +20,7 @@ import sqlalchemy as sa
 
 from agent.settings import ConfigError
 from aggregator.fleet import metadata
+from aggregator.schema_steps import Steps, nodes_below, note_floor, read_floor
 from aggregator.tokens import sync_directory
 
 # The newest file of migrations/versions. Here too, so that a start that has nothing to migrate and the
@@ -125,7 +129,7 @@ def reading(engine: sa.Engine) -> Iterator[sa.Connection]:
 
 
 def check_revision(engine: sa.Engine) -> None:
-    """Raises ConfigError: the database holds no fleet, or its schema is older or newer than this program's."""
+    """Raises ConfigError: the database holds no fleet, or one whose schema this program cannot use."""
     with _naming_file(engine) as name, reading(engine) as connection:
         if not has_tables(connection, FLEET):
             raise ConfigError(f"{name}: holds no fleet (start fallow-aggregator run first)")
@@ -134,7 +138,7 @@ def check_revision(engine: sa.Engine) -> None:
 def has_tables(connection: sa.Connection, schema: Schema) -> bool:
     """Whether the database holds the tables of `schema`.
 
-    Raises: ConfigError: it does, but older or newer ones than this program's.
+    Raises: ConfigError: it does, but older ones than this program's, or newer ones that it must not use.
     """
     current = _revision(connection, schema)
     if current is None:
@@ -142,7 +146,7 @@ def has_tables(connection: sa.Connection, schema: Schema) -> bool:
     name = _name(connection.engine)
     if current < schema.head:
         raise ConfigError(f"{name}: has {schema.words} {current}, this program {schema.head}: {schema.brought_by}")
-    _refuse_newer(current, schema, name)
+    _refuse_newer(connection, current, schema, name)
     return True
 
 
@@ -181,27 +185,35 @@ def open_part(schema: Schema, url: str | None, data_dir: Path) -> sa.Engine:
     return engine
 
 
-def migrate(engine: sa.Engine, schema: Schema = FLEET) -> None:
+def migrate(engine: sa.Engine, schema: Schema = FLEET, *, clock: Callable[[], float] = time.time) -> None:
     """Brings the tables of `schema` to its head in one transaction, two processes at once included.
 
-    Before tables of an SQLite database are changed, a copy of it is left beside it as `<file>.<revision>.bak`,
-    with the schema's part before the revision where it has one.
+    Newer ones that this program may use stay as they are. Before tables of an SQLite database are changed, a copy of
+    it is left beside it as `<file>.<revision>.bak`, with the schema's part before the revision where it has one.
 
-    Raises: ConfigError: the schema is newer than its head here, the tables are not ours, or the copy failed.
+    Args: clock: Unix time; tells nodes that run from those that went without a word.
+
+    Raises:
+        ConfigError: the schema is newer and this program must not use it, a node runs that could not go on after the
+            steps, the tables are not ours, or the copy failed.
     """
     with _naming_file(engine) as name, engine.begin() as connection:
         if connection.dialect.name == "postgresql":
             # SQLite has taken its write lock already; here the second of two would make the same tables and fail.
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
         current = _revision(connection, schema)
-        if current == schema.head:
+        if current is not None and current >= schema.head:
+            _refuse_newer(connection, current, schema, name)
             return
+        steps = Steps(schema.scripts, schema.head)
         if current is None:
             _refuse_foreign_tables(connection, schema, name)
         else:
-            _refuse_newer(current, schema, name)
+            if schema.part == FLEET.part:
+                _refuse_running(connection, steps.floor, name, clock())
             _back_up(engine, f"{schema.part}-{current}".lstrip("-"))
-        _upgrade(connection, schema)
+        steps.apply(connection, schema.version_table)
+        note_floor(connection, schema.part, steps.floor)
 
 
 def _parse_url(url: str | None, data_dir: Path) -> sa.URL:
@@ -291,10 +303,22 @@ def _revision(connection: sa.Connection, schema: Schema) -> str | None:
     return revision
 
 
-def _refuse_newer(current: str, schema: Schema, name: str) -> None:
-    if current > schema.head:
+def _refuse_newer(connection: sa.Connection, current: str, schema: Schema, name: str) -> None:
+    if current <= schema.head:
+        return
+    floor = read_floor(connection, schema.part)
+    if floor is None or floor > schema.head:
         raise ConfigError(
             f"{name}: has {schema.words} {current}, newer than the {schema.head} of this program: install the newer one"
+        )
+
+
+def _refuse_running(connection: sa.Connection, floor: str, name: str, now_s: float) -> None:
+    running = ", ".join(nodes_below(connection, floor, now_s))
+    if running:
+        raise ConfigError(
+            f"{name}: the upgrade would leave nodes that run with tables they cannot use: {running}; only those for"
+            f" schema {floor} or newer can go on: stop them first"
         )
 
 
@@ -325,16 +349,3 @@ def _back_up(engine: sa.Engine, label: str) -> None:
         sync_directory(path.parent)
     except (OSError, sqlite3.Error) as error:
         raise ConfigError(f"{copy}: the copy before the upgrade failed: {error}") from error
-
-
-def _upgrade(connection: sa.Connection, schema: Schema) -> None:
-    # Alembic and its templates are 15 MB that a running aggregator has no use for.
-    from alembic import command  # noqa: PLC0415
-    from alembic.config import Config  # noqa: PLC0415
-
-    config = Config()
-    config.set_main_option("script_location", str(schema.scripts).replace("%", "%%"))
-    config.set_main_option("path_separator", "os")
-    config.attributes["connection"] = connection
-    config.attributes["version_table"] = schema.version_table
-    command.upgrade(config, schema.head)

@@ -1,27 +1,31 @@
-"""The flush: buffer → workers → stores → fleet database → journal segments dropped. Runs on the reactor.
+"""The flush: buffer → workers → stores → journal segments dropped, summaries queued. Runs on the reactor.
 
 Order is the whole of its safety. The journal is rotated before the buffer is taken, and every append before the
 rotation has reached the buffer by then; so a segment goes only when the stores hold all of it, and what a store
-could not take stays in the buffer while the segments that hold it stay on disk.
+could not take stays in the buffer while the segments that hold it stay on disk. A flush never waits for the fleet
+database: whose summary that still lacks is noted in a file before a segment goes.
 """
 
 from __future__ import annotations
 
 import statistics
-import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
 
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from aggregator.buffer import Buffer
+from aggregator.flush_report import FlushReport, FlushTotals
+from aggregator.flush_turns import FlushTurns
 from aggregator.pending import PendingSummaries
 from aggregator.pool import Workers, partition_of
 from aggregator.rows import ROW_BYTES
-from aggregator.summary import ChunkResult, Summary, Taken
+from aggregator.summary import ChunkResult, Taken
+from aggregator.summary_queue import SummaryQueue
+from aggregator.verify_turns import VerifyTurns
 
 CHUNK_VMS = 128
 _WORKER_FDS = 24  # of a worker, beside its stores: its pipe, its modules
@@ -29,9 +33,9 @@ _STORE_FDS = 3  # the store, its rollback journal, their folder while that is sy
 CHUNK_ROWS = 60_000  # bounds a worker's memory after an outage, when each VM brings days of rows
 # While half of the fleet seems to be this far off, it is our clock that is wrong: delete nothing.
 CLOCK_DOUBT_S = 3600.0
-# Each store is held against its sums once in so long, each at its own time, while its VM pushes.
-VERIFY_EVERY_S = 28 * 86400.0
-_VERIFY_AT_ONCE_S = 3600.0  # of that: bounds what a flush verifies after a pause, or when the clock jumps
+_YOUNG_S = 86400.0
+# So long does whoever asks for a flush wait for the fleet database.
+SUMMARIES_WITHIN_S = 60.0
 
 
 def chunk_vms_for(descriptors: int) -> int:
@@ -46,44 +50,39 @@ class JournalLike(Protocol):
     def drop_through(self, segment: int) -> None: ...
 
 
-@dataclass(slots=True)
-class FlushTotals:
-    """What flushes have done since the start."""
+class _Wish(NamedTuple):
+    """What is asked of a flush: figures up to the newest sample, all VMs and not just those whose turn it is."""
 
-    flushes: int = 0
-    overruns: int = 0
-    seconds: float = 0.0
-    last_s: float = 0.0
-    last_duration_s: float = 0.0
-    rows: int = 0
-    duplicates: int = 0
-    conflicts: int = 0
-    stores: int = 0
-    store_failures: int = 0
-    stores_lost: int = 0
-    summary_failures: int = 0
+    all_figures: bool
+    everybody: bool
 
 
-@dataclass(slots=True)
-class FlushReport:
-    """One flush. `failures`: VM -> why its rows are still owed."""
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    """What all parts of one flush share.
 
-    vms: int = 0
-    rows: int = 0
-    duplicates: int = 0
-    conflicts: int = 0
-    failures: dict[str, str] = field(default_factory=dict)
-    summaries_owed: int = 0
-    seconds: float = 0.0
+    Args:
+        turns: of the VMs that are stored.
+        pays: summaries that are owed are read from their stores.
+    """
+
+    turns: range
+    report: FlushReport
+    now_s: float
+    may_forget: bool
+    all_figures: bool
+    pays: bool
 
 
 class Flusher:
     """Empties the buffer into the stores; at most one flush runs at a time.
 
     Args:
-        write_summaries: fires when the fleet database has them, fails when it has not.
+        summaries: takes them to the fleet database.
         clock: Unix time in seconds.
         known_vms: those that have had rows: the store of one of them that is gone is not new.
+        turns: a VM's rows are stored by every so manieth scheduled flush; those of one that is new, or whose store
+            failed, by the next.
 
     Attributes:
         replayed_through: while a journal is replayed, the last segment that has reached the buffer as a whole.
@@ -100,28 +99,34 @@ class Flusher:
         buffer: Buffer,
         journal: JournalLike,
         workers: Workers,
-        write_summaries: Callable[[Sequence[Summary]], Deferred[None]],
+        summaries: SummaryQueue,
         pending: PendingSummaries,
         call_in_reactor: Callable[..., object],
         clock: Callable[[], float],
         chunk_vms: int = CHUNK_VMS,
         known_vms: Iterable[str] = (),
+        turns: int = 1,
     ) -> None:
         self._buffer = buffer
         self._journal = journal
         self._workers = workers
-        self._write_summaries = write_summaries
+        self._summaries = summaries
         self._pending = pending
-        self._owed = set(pending.vm_ids)  # may be ahead of the file while the disk does not take it
+        # Summaries to be read from their stores again: neither written nor in the queue.
+        self._owed = set(pending.vm_ids)
+        summaries.on_owed = self._owed.update
         self._call_in_reactor = call_in_reactor
         self._clock = clock
         self._chunk_vms = chunk_vms
         self._running = False
         self._waiting: list[Deferred[FlushReport]] = []
+        self._wish = _Wish(all_figures=False, everybody=False)  # of those who wait
         self._figures_due: set[str] = set()  # stored since their figures were last read
         self._known = set(known_vms)
-        self._verified_s: float | None = None  # stores whose time came until then are verified
-        self._verify_from_s = 0.0
+        self._turns = FlushTurns(turns)
+        self._verify_turns = [VerifyTurns() for _ in self._turns.everybody]
+        self._young: set[str] = set()  # known for less than a day: figures follow each flush
+        self._failed: frozenset[str] = frozenset()
         self.replayed_through: int | None = None
         self.totals = FlushTotals()
         self.stores_failing: str | None = None
@@ -131,6 +136,27 @@ class Flusher:
     def forget(self, vm_id: str) -> None:
         """An admin forgot this VM: its store is gone for a reason."""
         self._known.discard(vm_id)
+        self._owed.discard(vm_id)
+        self._figures_due.discard(vm_id)
+        self._young.discard(vm_id)
+        self._summaries.forget(vm_id)
+
+    def know(self, vm_ids: Iterable[str]) -> None:
+        """These too have had rows: the fleet database answered only after the start."""
+        self._known.update(vm_ids)
+
+    def knows(self, vm_id: str) -> bool:
+        """Whether this VM has had rows here: a store of it that is not there is lost."""
+        return vm_id in self._known
+
+    def unknow(self, vm_id: str) -> None:
+        """The store of this VM is about to go, or has gone, for a reason."""
+        self._known.discard(vm_id)
+
+    @property
+    def summaries_owed(self) -> int:
+        """VMs whose summary the fleet database lacks."""
+        return len(self._unwritten())
 
     @property
     def is_running(self) -> bool:
@@ -142,7 +168,7 @@ class Flusher:
             self.totals.overruns += 1
             self._log.warn("the last flush is still running: this one is left out")
             return
-        self.flush(all_figures=False).addErrback(lambda failure: self._log.failure("flush failed", failure))
+        self.flush_turn().addErrback(lambda failure: self._log.failure("flush failed", failure))
 
     def flush(self, *, all_figures: bool = True) -> Deferred[FlushReport]:
         """Flushes all that is acknowledged when it begins; while one runs, waits for it and then flushes again.
@@ -151,47 +177,68 @@ class Flusher:
             all_figures: brings the figures of every window up to the newest sample. Else those of a VM are read anew
                 when an hour closes, in its first day, and once it has fallen silent.
         """
+        return self._ask(_Wish(all_figures, everybody=True))
+
+    def flush_turn(self) -> Deferred[FlushReport]:
+        """A flush as a schedule asks for it: of the VMs whose turn it is; waits as `flush` does."""
+        return self._ask(_Wish(all_figures=False, everybody=False))
+
+    def _ask(self, wish: _Wish) -> Deferred[FlushReport]:
         waiter: Deferred[FlushReport] = Deferred()
         if self._running:
             self._waiting.append(waiter)
-            return waiter
-        self._begin([waiter], all_figures)
+            self._wish = _Wish(*(one or other for one, other in zip(wish, self._wish, strict=True)))
+        else:
+            self._begin([waiter], wish)
         return waiter
 
-    def _begin(self, waiters: list[Deferred[FlushReport]], all_figures: bool) -> None:
+    def until_written(self, report: FlushReport) -> Deferred[FlushReport]:
+        """Waits until the fleet database has all summaries, for SUMMARIES_WITHIN_S at most; not if it fails."""
+
+        def drained(_none: None) -> FlushReport:
+            if self.summaries_owed != report.summaries_owed:
+                self._note_owed(report)
+            return report
+
+        return self._summaries.drained(SUMMARIES_WITHIN_S).addCallback(drained)
+
+    def _begin(self, waiters: list[Deferred[FlushReport]], wish: _Wish) -> None:
         def finished(outcome: FlushReport | Failure) -> None:
             self._running = False
             if self._waiting:
                 following, self._waiting = self._waiting, []
-                self._begin(following, all_figures=True)
+                following_wish, self._wish = self._wish, _Wish(all_figures=False, everybody=False)
+                self._begin(following, following_wish)
             for waiter in waiters:
                 waiter.callback(outcome)
 
         self._running = True
-        Deferred.fromCoroutine(self._run(all_figures)).addBoth(finished)
+        Deferred.fromCoroutine(self._run(wish)).addBoth(finished)
 
-    async def _run(self, all_figures: bool) -> FlushReport:
+    async def _run(self, wish: _Wish) -> FlushReport:
         began_s = self._clock()
         rotated: Deferred[int] = Deferred()
         self._journal.rotate(rotated.callback)
         segment = await rotated
+        # While the database is away, reading its debts again and again would be work for nothing.
+        pays = wish.all_figures or not self._summaries.failures_in_row
+        turns = self._turns.everybody if wish.everybody else self._turns.next()
         # No other event may come between the rotation's callback and this.
-        owing = self._buffer.take()
+        everyone = self._take(turns, pays)
         # As of now: what a replay puts into the buffer from here on, this flush does not store.
         covered = segment if self.replayed_through is None else min(segment, self.replayed_through)
         report = FlushReport()
         now_s = self._clock()
-        may_forget = self._clock_is_trusted()
-        self._verify_from_s = now_s if self._verified_s is None else max(self._verified_s, now_s - _VERIFY_AT_ONCE_S)
-        self._verified_s = now_s
-        everyone = sorted(self._owed.union(self._figures_due, owing))
+        for each in turns:
+            self._verify_turns[each].begin(now_s)
+        turn = _Turn(turns, report, now_s, self._clock_is_trusted(), wish.all_figures, pays)
         shares: list[list[str]] = [[] for _ in range(self._workers.partitions)]
         for vm_id in everyone:
             shares[partition_of(vm_id, len(shares))].append(vm_id)
         # All of them end before this flush does: the next one may not take what another still stores.
         ended: list[tuple[bool, object]] = await DeferredList(
             [
-                Deferred.fromCoroutine(self._flush_partition(number, vm_ids, all_figures, now_s, may_forget, report))
+                Deferred.fromCoroutine(self._flush_partition(number, vm_ids, turn))
                 for number, vm_ids in enumerate(shares)
             ],
             consumeErrors=True,
@@ -199,16 +246,28 @@ class Flusher:
         for _, outcome in ended:
             if isinstance(outcome, Failure):
                 outcome.raiseException()
-        self._settle(covered, report)
+        self._settle(turns, covered, report)
+        if not wish.everybody:
+            waiting = self._buffer.waiting()
+            self._summaries.hear(heard for vm_id in waiting if (heard := self._buffer.heard(vm_id)))
         report.seconds = self._clock() - began_s
         self._count(report)
         return report
 
-    async def _flush_partition(
-        self, number: int, vm_ids: list[str], all_figures: bool, now_s: float, may_forget: bool, report: FlushReport
-    ) -> None:
-        for chunk in self._chunks(vm_ids, all_figures, now_s):
-            result = await self._submit(number, chunk, now_s, may_forget)
+    def _take(self, turns: range, pays: bool) -> list[str]:
+        """Has the buffer give up the rows of this flush; returns its VMs, sorted."""
+        owed = self._owed if pays else set()
+        if turns == self._turns.everybody:
+            return sorted(self._figures_due.union(self._buffer.take(), owed))
+        turn_of, known, early = self._turns.turn_of, self._known, self._young.union(self._failed, owed)
+        owing = self._buffer.take(lambda vm_id: turn_of(vm_id) in turns or vm_id in early or vm_id not in known)
+        due = (vm_id for vm_id in self._figures_due if turn_of(vm_id) in turns or vm_id in early)
+        return sorted(owed.union(owing, due))
+
+    async def _flush_partition(self, number: int, vm_ids: list[str], turn: _Turn) -> None:
+        report = turn.report
+        for chunk in self._chunks(vm_ids, turn):
+            result = await self._submit(number, chunk, turn)
             for share in chunk:
                 if share.vm_id not in result.failures:
                     self._buffer.stored(share.vm_id)
@@ -230,17 +289,15 @@ class Flusher:
             for summary in result.summaries:
                 self._known.add(summary.vm_id)
                 (self._figures_due.discard if summary.figures else self._figures_due.add)(summary.vm_id)
-            written = [summary.vm_id for summary in result.summaries]
-            try:
-                await self._write_summaries(result.summaries)
-                # A VM without a single row has no summary to write, and owes none.
-                self._owed.difference_update(share.vm_id for share in chunk if share.vm_id not in result.failures)
-            except Exception as error:  # whatever ails the database, the stores go on
-                self.totals.summary_failures += 1
-                self._owed.update(written)
-                self._log.warn("{n} summaries wait for the fleet database: {error}", n=len(written), error=error)
+                is_young = summary.newest_s - summary.oldest_s < _YOUNG_S
+                (self._young.add if is_young else self._young.discard)(summary.vm_id)
+            # A VM without a single row has no summary to write, and owes none. One whose figures were not read may
+            # owe those of an hour that has closed.
+            paid = (share.vm_id for share in chunk if share.wants_figures and share.vm_id not in result.failures)
+            self._owed.difference_update(paid)
+            self._owed.update(self._summaries.put(result.summaries))
 
-    def _chunks(self, vm_ids: list[str], all_figures: bool, now_s: float) -> Iterator[list[Taken]]:
+    def _chunks(self, vm_ids: list[str], turn: _Turn) -> Iterator[list[Taken]]:
         chunk: list[Taken] = []
         size = 0
         for vm_id in vm_ids:
@@ -255,39 +312,45 @@ class Flusher:
                 yield chunk
                 chunk, size = [], 0
             # What the fleet database missed may have been the figures of an hour that closed then.
-            wants_figures = all_figures or vm_id in self._owed
-            verify = self._is_due(vm_id, now_s)
+            wants_figures = turn.all_figures or (turn.pays and vm_id in self._owed)
+            turn_of_vm = self._turns.turn_of(vm_id)
+            verify = turn_of_vm in turn.turns and self._verify_turns[turn_of_vm].is_due(vm_id)
             had_history = vm_id in self._known
             chunk.append(share._replace(wants_figures=wants_figures, had_history=had_history, verify=verify))
             size += len(share.rows)
         if chunk:
             yield chunk
 
-    def _is_due(self, vm_id: str, now_s: float) -> bool:
-        """Whether a store's time to be verified came since the last flush: nothing needs to be remembered of it."""
-        due_s = zlib.crc32(vm_id.encode()) / (1 << 32) * VERIFY_EVERY_S
-        return (self._verify_from_s - due_s) // VERIFY_EVERY_S < (now_s - due_s) // VERIFY_EVERY_S
-
-    def _submit(self, number: int, chunk: list[Taken], now_s: float, may_forget: bool) -> Deferred[ChunkResult]:
+    def _submit(self, number: int, chunk: list[Taken], turn: _Turn) -> Deferred[ChunkResult]:
         done: Deferred[ChunkResult] = Deferred()
 
         def finished(result: ChunkResult) -> None:
             self._call_in_reactor(done.callback, result)
 
-        self._workers.submit(number, chunk, now_s, may_forget, finished)
+        self._workers.submit(number, chunk, turn.now_s, turn.may_forget, finished)
         return done
 
-    def _settle(self, covered: int, report: FlushReport) -> None:
+    def _settle(self, turns: range, covered: int, report: FlushReport) -> None:
         self._note_failures(report)
-        report.summaries_owed = len(self._owed)
+        self._failed = frozenset(report.failures)
+        stored = self._turns.settle(turns, covered, report.failures)
+        # Without the note only the journal knows these VMs: keep it.
+        if self._note_owed(report) and stored:
+            self._journal.drop_through(stored)
+
+    def _note_owed(self, report: FlushReport) -> bool:
+        """Notes durably whose summary the fleet database lacks; False: the disk does not take it."""
+        unwritten = self._unwritten()
+        report.summaries_owed = len(unwritten)
         try:
-            self._pending.replace(self._owed)
+            self._pending.replace(unwritten)
         except OSError as error:
-            # Without the note only the journal knows these VMs: keep it.
-            self._log.warn("cannot note {n} owed summaries: {error}", n=len(self._owed), error=error)
-            return
-        if not report.failures:
-            self._journal.drop_through(covered)
+            self._log.warn("cannot note {n} owed summaries: {error}", n=len(unwritten), error=error)
+            return False
+        return True
+
+    def _unwritten(self) -> set[str]:
+        return self._owed | self._summaries.vm_ids
 
     def _note_failures(self, report: FlushReport) -> None:
         self.stores_failing_ratio = len(report.failures) / max(1, report.vms + len(report.failures))
@@ -315,7 +378,7 @@ class Flusher:
         self.totals.store_failures += len(report.failures)
         if report.vms or report.failures:
             self._log.info(
-                "flushed {rows} rows of {vms} VMs in {seconds:.1f} s ({failed} failed, {owed} summaries owed)",
+                "flushed {rows} rows of {vms} VMs in {seconds:.1f} s ({failed} failed, {owed} summaries unwritten)",
                 rows=report.rows,
                 vms=report.vms,
                 seconds=report.seconds,

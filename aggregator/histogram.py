@@ -80,13 +80,15 @@ def decode_bins(body: bytes) -> tuple[Ints, Ints]:
     try:
         plain = zlib.decompress(body)
         (unit,) = _UNIT.unpack_from(plain)
-        planes = np.frombuffer(plain, "u1", offset=_UNIT.size).astype(np.int64).reshape(4, -1)
+        planes = np.frombuffer(plain, "u1", offset=_UNIT.size).reshape(2, 2, -1)
     except (struct.error, zlib.error, ValueError) as error:
         raise ValueError(f"a histogram is damaged: {error}") from error
-    bins = (planes[0] + 256 * planes[1]).cumsum()
+    # Steps and weights, low bytes and high ones.
+    steps, weights = planes[:, 0] + 256 * planes[:, 1].astype(np.int64)
+    bins = steps.cumsum()
     if len(bins) and bins[-1] >= TOTAL_BINS:
         raise ValueError(f"a histogram is damaged: there is no bin {bins[-1]}")
-    return bins, (planes[2] + 256 * planes[3]) * unit
+    return bins, weights * unit
 
 
 def _planes(values: Ints) -> bytes:

@@ -15,6 +15,7 @@ import httptools
 import msgspec
 
 from agent.wire import MAX_BODY_BYTES
+from aggregator.http_push import whole_push
 from aggregator.problems import Problem
 
 
@@ -129,6 +130,25 @@ class RequestParser:
         """Takes the next bytes; returns what they completed, in order."""
         if self.ended:
             return []
+        if self.between and not self._silent_bytes:
+            limits = self._limits
+            parts = whole_push(data, head_bytes=limits.head_bytes, body_bytes=limits.body_bytes)
+            if parts is not None:
+                authorization, vm, content_type, encoding, dropped, forwarded_for, body = parts
+                return [
+                    Request(
+                        b"POST",
+                        b"/v1/samples",
+                        authorization,
+                        vm,
+                        content_type,
+                        encoding,
+                        body,
+                        True,
+                        forwarded_for,
+                        dropped,
+                    )
+                ]
         self._progress = False
         try:
             self._parser.feed_data(data)

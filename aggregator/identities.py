@@ -16,9 +16,12 @@ from aggregator.buffer import Buffer
 from aggregator.catalogue import Catalogue, UnknownVmError
 from aggregator.enrolment import decode_enrolment
 from aggregator.key_file import read_keys
-from aggregator.problems import Refused
+from aggregator.problems import Problem, Refused
 from aggregator.reread import Reread
+from aggregator.revocation_cache import RevocationCache
 from aggregator.tokens import IDENTITY_CONFLICT, KEY_FILE_NAME, Revocations, TokenKeys
+
+_RETRY_AFTER_S = 30
 
 
 class Identities:
@@ -32,11 +35,15 @@ class Identities:
         seconds: a clock that never goes back.
         clock: Unix time in seconds.
         on_new_keys: told when they are read again.
+        cache: keeps the revocations for a start without the database.
+        last_known: revocations of an earlier run, to begin with: the database is away. None: it is asked.
+        is_open: whether the database is of this program's schema: nobody is let in before.
     Attributes:
         keys, revocations: as they were last read.
         waiting: how many requests to enrol wait for an admin.
 
-    Construction reads all three. Raises: ConfigError: the key file; Refused: the database does not answer.
+    Construction reads all three, or the keys alone. Raises: ConfigError: the key file; Refused: the database does not
+    answer.
     """
 
     _log = Logger()
@@ -51,8 +58,12 @@ class Identities:
         seconds: Callable[[], float],
         clock: Callable[[], float],
         on_new_keys: Callable[[TokenKeys], object],
+        cache: RevocationCache,
+        last_known: Revocations | None = None,
+        is_open: Callable[[], bool] = lambda: True,
     ) -> None:
         self._catalogue = catalogue
+        self._is_open = is_open
         self._buffer = buffer
         self._in_thread = in_thread
         self._clock = clock
@@ -62,17 +73,24 @@ class Identities:
             return read_keys(key_file, now_s=clock())
 
         self.keys = Reread(KEY_FILE_NAME, read(), read, in_thread, seconds=seconds, on_change=on_new_keys)
-        known: Revocations = catalogue.revocations()
+        self._cache = cache
+        trouble = None if last_known is None else "the fleet database has not answered since the start"
         self.revocations = Reread(
             "revocations",
-            known,
+            cache.keep(catalogue.revocations()) if last_known is None else last_known,
             catalogue.revocations,
             in_thread,
             seconds=seconds,
-            on_change=lambda _read: self.flag_clones(),
+            on_change=self._new_revocations,
+            trouble=trouble,
         )
         self.waiting = Reread(
-            "requests to enrol", catalogue.count_waiting(), catalogue.count_waiting, in_thread, seconds=seconds
+            "requests to enrol",
+            catalogue.count_waiting() if last_known is None else 0,
+            catalogue.count_waiting,
+            in_thread,
+            seconds=seconds,
+            trouble=trouble,
         )
 
     def reread(self) -> None:
@@ -87,6 +105,7 @@ class Identities:
         """Body of an enrolment, address it comes from → body of a 201. Fails with `Refused`."""
         try:
             request = decode_enrolment(body)
+            self._check_open()
         except Refused:
             return fail()
         heard = self._buffer.live(0.0, vm=request.vm)
@@ -105,6 +124,10 @@ class Identities:
 
     def rotate(self, vm_id: str, generation: int) -> Deferred[bytes]:
         """VM and generation of its token → body of a 200 with the next one. Fails with `Refused`."""
+        try:
+            self._check_open()
+        except Refused:
+            return fail()
         now_s = self._clock()
 
         def rotated(newer: int) -> bytes:
@@ -126,6 +149,16 @@ class Identities:
     def is_outdated(self, token: bytes) -> bool:
         """Whether a token that verified is of a key that is to go."""
         return self.keys.value.is_outdated(token)
+
+    def _new_revocations(self, _read: Revocations) -> None:
+        self.flag_clones()
+        # What counts does not wait for the disk. Of two at once the older may be kept: until the next reading.
+        self._in_thread(lambda: self._cache.keep(self.revocations.value))
+
+    def _check_open(self) -> None:
+        if not self._is_open():
+            detail = "the fleet database has not answered since the start"
+            raise Refused(Problem(503, "database-unavailable", detail, _RETRY_AFTER_S))
 
     def _revoke_clones(self, vm_id: str) -> None:
         now_s = self._clock()

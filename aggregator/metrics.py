@@ -10,10 +10,14 @@ from prometheus_client.registry import Collector
 
 from aggregator.buffer import Buffer
 from aggregator.door_parts import DoorCounters
+from aggregator.fleet_link import FleetLink
 from aggregator.flush import Flusher
+from aggregator.joiner import JoinTotals
 from aggregator.journal import Journal
+from aggregator.own_node import OwnNode
 from aggregator.pool import ProcessWorkers
 from aggregator.reread import Reread
+from aggregator.summary_queue import SummaryQueue
 from aggregator.tls import Certificate
 from aggregator.tokens import Revocations, TokenKeys
 
@@ -30,6 +34,7 @@ class AggregatorCollector(Collector):
         journal: Journal,
         buffer: Buffer,
         flusher: Flusher,
+        summaries: SummaryQueue,
         workers: ProcessWorkers,
         damaged_records: Callable[[], int],
         not_ready: Callable[[], str | None],
@@ -42,6 +47,7 @@ class AggregatorCollector(Collector):
         self._journal = journal
         self._buffer = buffer
         self._flusher = flusher
+        self._summaries = summaries
         self._workers = workers
         self._damaged_records = damaged_records
         self._not_ready = not_ready
@@ -130,9 +136,52 @@ class AggregatorCollector(Collector):
         yield _counter("fallow_store_failures", "Stores that could not take their samples", totals.store_failures)
         yield _gauge("fallow_stores_failing", "VMs whose store failed in the last flush", self._flusher.failing)
         yield _counter("fallow_stores_lost", "Stores found damaged or gone, and begun anew", totals.stores_lost)
-        yield _counter("fallow_summary_failures", "Writes of summaries that failed", totals.summary_failures)
+        yield from _summary_metrics(self._flusher, self._summaries)
         yield _gauge("fallow_flush_workers", "Worker processes alive", len(self._workers.pids()))
         yield _counter("fallow_flush_workers_replaced", "Worker processes that died", self._workers.replaced)
+
+
+class JoinCollector(Collector):
+    """What came of parts of histories that other nodes hold."""
+
+    def __init__(self, totals: JoinTotals) -> None:
+        self._totals = totals
+
+    def collect(self) -> Iterator[Metric]:
+        """Every figure, once."""
+        totals = self._totals
+        yield _gauge("fallow_parts_waiting", "Parts of histories of this node's VMs at other nodes", totals.waiting)
+        yield _counter("fallow_parts_joined", "Parts of histories taken in", totals.joined)
+        yield _counter("fallow_parts_failed", "Tries at a part that failed", totals.failed)
+        yield _counter("fallow_parts_samples", "Samples that parts brought", totals.inserted)
+
+
+class NodeCollector(Collector):
+    """How this aggregator stands to the others."""
+
+    def __init__(self, *, link: FleetLink, me: OwnNode) -> None:
+        self._link = link
+        self._me = me
+
+    def collect(self) -> Iterator[Metric]:
+        """Every figure, once."""
+        answers = float(self._link.is_open and self._link.trouble is None)
+        yield _gauge("fallow_fleet_database_up", "1 while the fleet database answers", answers)
+        yield _gauge("fallow_draining", "1 while VMs should go elsewhere", float(self._me.is_draining))
+        named_twice = float(self._link.is_named_twice)
+        yield _gauge("fallow_node_named_twice", "1 while another aggregator runs under this name", named_twice)
+
+
+def _summary_metrics(flusher: Flusher, summaries: SummaryQueue) -> Iterator[Metric]:
+    counters = summaries.counters
+    yield _gauge("fallow_summaries_owed", "VMs whose summary the fleet database lacks", flusher.summaries_owed)
+    yield _gauge("fallow_summaries_queued", "VMs whose summary waits in memory", len(summaries.vm_ids))
+    yield _gauge("fallow_summaries_queued_bytes", "Memory of the summaries that wait", summaries.size_bytes)
+    yield _counter("fallow_summaries_written", "Summaries written to the fleet database", counters.written)
+    yield _counter("fallow_summaries_refused", "Summaries for which the queue had no room", counters.refused)
+    yield _counter("fallow_summary_batches", "Writes of summaries that succeeded", counters.batches)
+    yield _counter("fallow_summary_failures", "Writes of summaries that failed", counters.failures)
+    yield _counter("fallow_summary_write_seconds", "Time spent writing summaries", counters.seconds)
 
 
 def commit_histogram(registry: CollectorRegistry) -> Histogram:

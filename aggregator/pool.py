@@ -8,15 +8,18 @@ import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from typing import Protocol
+from functools import partial
+from typing import Protocol, TypeVar
 
 from aggregator.summary import ChunkResult, Taken, WorkerSettings
 from aggregator.worker_process import flush_chunk, initialise
 
 _ATTEMPTS = 3
+_CALL_ATTEMPTS = 2  # what kills two workers is left for later: flushes share them
 _STOP_S = 1.0
 
 ChunkDone = Callable[[ChunkResult], None]
+T = TypeVar("T")
 
 
 class Workers(Protocol):
@@ -30,6 +33,14 @@ class Workers(Protocol):
 
     def stop(self) -> None:
         """Ends the workers; a chunk under way is dropped, and its journal stays."""
+
+
+class Caller(Protocol):
+    """What other work on stores needs of the workers; see `ProcessWorkers.call`."""
+
+    def call(
+        self, vm_id: str, work: Callable[[], T], done: Callable[[T], None], failed: Callable[[str], None]
+    ) -> None: ...
 
 
 def partition_of(vm_id: str, partitions: int) -> int:
@@ -54,7 +65,18 @@ class ProcessWorkers:
 
     def submit(self, partition: int, chunk: list[Taken], now_s: float, may_forget: bool, done: ChunkDone) -> None:
         self._retired.clear()
-        self._attempt(partition, chunk, now_s, may_forget, done, _ATTEMPTS)
+        work = partial(flush_chunk, chunk, now_s, may_forget)
+        self._attempt(partition, work, done, lambda why: done(_failed(chunk, why)), _ATTEMPTS)
+
+    def call(self, vm_id: str, work: Callable[[], T], done: Callable[[T], None], failed: Callable[[str], None]) -> None:
+        """Does other work on one VM's store, after what was submitted before and before what comes later.
+
+        Args:
+            work: a function of `worker_process` with its arguments. It may run again where a worker dies.
+            done, failed: the one is called with what it returned, the other with why it did not; in any thread.
+        """
+        self._retired.clear()
+        self._attempt(partition_of(vm_id, self.partitions), work, done, failed, _CALL_ATTEMPTS)
 
     def pids(self) -> list[int]:
         """Process ids of the living workers."""
@@ -76,35 +98,43 @@ class ProcessWorkers:
                 process.join(_STOP_S)
 
     def _attempt(
-        self, partition: int, chunk: list[Taken], now_s: float, may_forget: bool, done: ChunkDone, attempts: int
+        self,
+        partition: int,
+        work: Callable[[], T],
+        done: Callable[[T], None],
+        failed: Callable[[str], None],
+        attempts: int,
     ) -> None:
-        def finished(future: Future[ChunkResult]) -> None:
+        def finished(future: Future[T]) -> None:
             if future.cancelled():
-                done(_failed(chunk, "the worker was stopped"))
+                failed("the worker was stopped")
                 return
             error = future.exception()
             if error is None:
                 done(future.result())
             elif isinstance(error, BrokenProcessPool) and attempts > 1 and not self._stopping:
                 self._replace(partition, executor)
-                self._attempt(partition, chunk, now_s, may_forget, done, attempts - 1)
+                self._attempt(partition, work, done, failed, attempts - 1)
             else:
-                done(_failed(chunk, f"the worker failed: {type(error).__name__}: {error}"))
+                failed(f"the worker failed: {type(error).__name__}: {error}")
 
+        if self._stopping:
+            failed("the worker was stopped")
+            return
         executor = self._executors[partition]
         try:
             if executor is None:
                 executor = self._executors[partition] = ProcessPoolExecutor(
                     max_workers=1, mp_context=self._context, initializer=initialise, initargs=(self._settings,)
                 )
-            future = executor.submit(flush_chunk, chunk, now_s, may_forget)
+            future = executor.submit(work)
         except (BrokenProcessPool, RuntimeError, OSError) as error:
             # It died while idle, or there was no memory for another.
             if attempts > 1 and not self._stopping:
                 self._replace(partition, executor)
-                self._attempt(partition, chunk, now_s, may_forget, done, attempts - 1)
+                self._attempt(partition, work, done, failed, attempts - 1)
             else:
-                done(_failed(chunk, f"no worker could be started: {error}"))
+                failed(f"no worker could be started: {error}")
             return
         future.add_done_callback(finished)
 

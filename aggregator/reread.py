@@ -25,6 +25,7 @@ class Reread(Generic[T]):
         in_thread: calls it there.
         seconds: a clock that never goes back.
         on_change: told of each value that is read.
+        trouble: why the value to begin with could not be read.
     Attributes:
         trouble: why the last reading failed; None: it did not.
     """
@@ -40,9 +41,10 @@ class Reread(Generic[T]):
         *,
         seconds: Callable[[], float],
         on_change: Callable[[T], object] = lambda _value: None,
+        trouble: str | None = None,
     ) -> None:
         self.value = value
-        self.trouble: str | None = None
+        self.trouble = trouble
         self._what = what
         self._read = read
         self._in_thread = in_thread

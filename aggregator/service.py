@@ -3,41 +3,39 @@
 from __future__ import annotations
 
 import os
-import resource
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from prometheus_client import CollectorRegistry
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 from twisted.internet.task import LoopingCall, deferLater
-from twisted.internet.threads import deferToThread, deferToThreadPool
+from twisted.internet.threads import deferToThread
 from twisted.logger import Logger
-from twisted.python.threadpool import ThreadPool
 
 from aggregator import metrics
-from aggregator.addresses import per_address_of
 from aggregator.admin import TOKEN_FILE_NAME, load_or_create_admin_token, make_admin_site
 from aggregator.admin_routes import AdminSources
 from aggregator.agents_door import AgentsDoorFactory
 from aggregator.buffer import Buffer
-from aggregator.catalogue import Catalogue
 from aggregator.config import AggregatorConfig
 from aggregator.data_lock import lock_data_directory
-from aggregator.decode import DecodeLimits
-from aggregator.door_parts import DoorCounters, DoorLimits, DoorParts, connections_for
-from aggregator.fleet_db import migrate, open_fleet
-from aggregator.flush import Flusher, FlushReport, chunk_vms_for
-from aggregator.http import HttpLimits
+from aggregator.door_limits import door_limits
+from aggregator.door_parts import DoorCounters, DoorParts
+from aggregator.fleet_link import in_daemon_thread
+from aggregator.fleet_side import FleetSide
+from aggregator.flush import Flusher, chunk_vms_for
+from aggregator.flush_schedule import FlushSchedule
 from aggregator.identities import Identities
+from aggregator.joining import make_joining
 from aggregator.journal import Journal, Recovery
 from aggregator.listening import Listening
 from aggregator.pending import PendingSummaries
 from aggregator.pool import ProcessWorkers
 from aggregator.replay import replay_journal
 from aggregator.store_files import read_samples, store_path
-from aggregator.summaries import SummaryWriter
-from aggregator.summary import Summary, WorkerSettings
+from aggregator.summary import WorkerSettings
+from aggregator.summary_queue import SummaryQueue
 from aggregator.tokens import KEY_FILE_NAME, TokenKeys
 
 AGENTS_ADDRESS_FILE = "agents.address"
@@ -48,18 +46,8 @@ _GATHER_S = 0.004  # so much later an ack may come; a commit takes a few tenths 
 _PROBE_S = 2.0
 _REREAD_S = 30.0
 _PRESSURE_S = 1.0
-_FLUSH_EARLY_AT = 0.5  # of the buffer; leaves the other half for the time the flush takes
-_STORES_RETRY_S = 30.0
-_LATE_INTERVALS = 2.0
-_LINGER_S = 2.0  # of the five seconds that SIGTERM gives
 _STORES_FAILING_RATIO = 0.5
-
-
-def raise_descriptor_limit() -> int:
-    """Takes all the descriptors the hard limit allows; returns how many that is."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    return hard
+_SUMMARIES_END_S = 2.0  # of the five seconds that SIGTERM gives
 
 
 class AggregatorService(Service):
@@ -73,7 +61,8 @@ class AggregatorService(Service):
         descriptors: how many this process may open.
 
     Construction locks the data directory and recovers the journal; it blocks and raises ConfigError,
-    DataDirectoryBusyError or JournalError. Nothing listens before `startService`.
+    DataDirectoryBusyError, JournalError or NodeNameTakenError, and what the fleet database raises when it does not
+    answer and this directory holds no revocations of an earlier run. Nothing listens before `start`.
     """
 
     _log = Logger()
@@ -88,13 +77,16 @@ class AggregatorService(Service):
         TokenKeys.load_or_create(config.data_dir / KEY_FILE_NAME)
         self._admin_token = load_or_create_admin_token(config.data_dir / TOKEN_FILE_NAME)
         self._listening = Listening(config.listening, reactor=reactor, clock=clock)
-        engine = open_fleet(config.fleet_url, config.data_dir)
-        migrate(engine)
-        self._engine = engine
-        self._catalogue = Catalogue(engine, check=config.enrolment_check)
-        self._writer = SummaryWriter(engine)
-        self._writer.keep_windows(config.windows_days)
-        self._fleet_thread = ThreadPool(1, 1, "fleet")
+        self._fleet = FleetSide(
+            config,
+            reactor=reactor,
+            clock=clock,
+            not_ready=self.cannot_take,
+            vms=lambda: len(self._buffer),
+            owed=lambda: self._flusher.summaries_owed,
+            on_open=self._fleet_opened,
+        )
+        self._catalogue = self._fleet.catalogue
         registry = CollectorRegistry()
         commit_seconds = metrics.commit_histogram(registry)
         self._journal = Journal(
@@ -115,21 +107,47 @@ class AggregatorService(Service):
             seconds=reactor.seconds,
             clock=clock,
             on_new_keys=self._new_keys,
+            cache=self._fleet.revocation_cache,
+            last_known=self._fleet.last_known,
+            is_open=lambda: self._fleet.link.is_open,
         )
         self._workers = ProcessWorkers(
             WorkerSettings(config.data_dir, config.windows_days, config.raw_retention_s, config.hour_retention_s),
             config.flush_workers,
         )
+        self._summaries = SummaryQueue(
+            self._fleet.writer, in_thread=self._in_fleet_thread, call_later=reactor.callLater, clock=clock
+        )
         self._flusher = Flusher(
             buffer=self._buffer,
             journal=self._journal,
             workers=self._workers,
-            write_summaries=self._write_summaries,
+            summaries=self._summaries,
             pending=PendingSummaries(config.data_dir / "summaries.pending"),
             chunk_vms=chunk_vms_for(descriptors),
             call_in_reactor=reactor.callFromThread,
             clock=clock,
-            known_vms=self._writer.known_vms(),
+            known_vms=self._fleet.known_vms,
+            turns=config.flush_turns,
+        )
+        self._joining = make_joining(
+            config,
+            name=self._fleet.me.name,
+            engine=self._fleet.engine,
+            token_file=config.data_dir / TOKEN_FILE_NAME,
+            buffer=self._buffer,
+            flusher=self._flusher,
+            workers=self._workers,
+            written=self._summaries.joined,
+            reactor=reactor,
+            clock=clock,
+        )
+        self._schedule = FlushSchedule(
+            self._flusher,
+            self._buffer,
+            interval_s=config.flush_interval_s,
+            scheduler=scheduler,
+            reactor=reactor,
         )
         counters = DoorCounters()
         self._door = AgentsDoorFactory(
@@ -141,11 +159,12 @@ class AggregatorService(Service):
                 buffer=self._buffer,
                 enroll=self._identities.enroll,
                 rotate=self._identities.rotate,
-                ready=self.not_ready,
+                ready=self.cannot_take,
+                leaving=self._fleet.leaving,
                 raw_retention_s=config.raw_retention_s,
                 clock=clock,
                 counters=counters,
-                limits=_limits(config, descriptors),
+                limits=door_limits(config, descriptors),
                 proxies=config.listening.trusted,
             ),
             reactor,
@@ -156,37 +175,44 @@ class AggregatorService(Service):
                 journal=self._journal,
                 buffer=self._buffer,
                 flusher=self._flusher,
+                summaries=self._summaries,
                 workers=self._workers,
                 damaged_records=lambda: self._recovery.damaged_records,
-                not_ready=self.not_ready,
+                not_ready=self.cannot_take,
                 certificate=self._listening.certificate,
                 keys=self._identities.keys,
                 revocations=self._identities.revocations,
                 waiting=self._identities.waiting,
             )
         )
+        registry.register(metrics.JoinCollector(self._joining.joiner.totals))
+        registry.register(metrics.NodeCollector(link=self._fleet.link, me=self._fleet.me))
         self._admin_site = make_admin_site(
             AdminSources(
                 catalogue=self._catalogue,
                 live=self._buffer.live,
                 samples=self._samples,
                 buffered=self._buffer.samples,
-                flush=self._flush_now,
+                flush=self._schedule.flush_now,
                 metrics=metrics.exposition(registry),
                 clock=clock,
                 store_path=lambda vm_id: store_path(config.data_dir, vm_id),
                 forgotten=self._forgotten,
+                drain=self._drain,
+                parts=self._joining.giver,
             ),
             token=self._admin_token,
             reactor=reactor,
         )
         self._ports: list[Any] = []
-        self._scheduler = scheduler
         self._loops: list[LoopingCall] = []
         self._stopping = False
-        self._ticked_s = 0.0
 
     def not_ready(self) -> str | None:
+        """None when a load balancer should send VMs here, else why not."""
+        return self.cannot_take() or self._fleet.leaving()
+
+    def cannot_take(self) -> str | None:
         """None when pushes are taken, else why not."""
         if self._stopping:
             return "the aggregator is stopping"
@@ -201,7 +227,6 @@ class AggregatorService(Service):
     async def start(self) -> None:
         """Listens, replays the journal, then begins to flush. Raises: CannotListenError."""
         self._journal.start()
-        self._fleet_thread.start()
         listen = self._listening.listen
         self._ports.append(await listen(self._config.listen, self._door, key="listen", backlog=_BACKLOG, clients=True))
         # On loopback its programs ask it in plain text: the token is in a file beside them.
@@ -210,42 +235,36 @@ class AggregatorService(Service):
             address = port.getHost()
             (self._config.data_dir / name).write_text(f"{address.host}:{address.port}\n")
             self._log.info("{name}: listening on {host}:{port}", name=name, host=address.host, port=address.port)
+        self._fleet.introduce(*(port.getHost() for port in self._ports))
         self._every(_PROBE_S, self._journal.probe)
         self._every(_REREAD_S, self._identities.reread)
         await self._replay()
         if self._stopping:
             return
-        self._ticked_s = self._reactor.seconds()
-        self._every(_PRESSURE_S, self._flush_early)
-        # The scheduler runs jobs in its threads; the flush belongs to the reactor's.
-        self._scheduler.add_job(
-            self._reactor.callFromThread,
-            "interval",
-            args=[self._tick],
-            seconds=self._config.flush_interval_s,
-            max_instances=1,
-            coalesce=True,
-            misfire_grace_time=None,
-        )
-        self._scheduler.start()
+        self._schedule.start()
+        self._every(_PRESSURE_S, self._schedule.look)
+        self._every(self._config.join_interval_s, self._join)
         self._log.info("ready")
+        self._fleet.link.tell()
 
     async def stop(self) -> None:
         """Takes no more, commits the journal, ends the workers; what the stores lack is replayed at the next start."""
         self._stopping = True
+        self._joining.joiner.stop()
+        farewell = self._fleet.link.stop()
+        written = self._summaries.stop(_SUMMARIES_END_S)
         self._listening.stop()
         for loop in self._loops:
             loop.stop()
-        if self._scheduler.running:
-            self._scheduler.shutdown(wait=False)
+        self._schedule.stop()
         for port in self._ports:
             await _settled(port.stopListening())
         await _settled(self._door.close_all())
         await _settled(self._journal.stop())
         self._workers.stop()
-        if self._fleet_thread.started:
-            self._fleet_thread.stop()
-        self._engine.dispose()
+        await _settled(farewell)
+        await _settled(written)
+        self._fleet.engine.dispose()
         for name in (AGENTS_ADDRESS_FILE, ADMIN_ADDRESS_FILE):
             (self._config.data_dir / name).unlink(missing_ok=True)
         os.close(self._lock)
@@ -253,6 +272,19 @@ class AggregatorService(Service):
     def look_at_certificate(self) -> None:
         """Reads the certificate again if its files changed; a timer does so now and then anyway."""
         self._listening.look()
+
+    def _fleet_opened(self, vm_ids: Sequence[str]) -> None:
+        self._flusher.know(vm_ids)
+        self._identities.reread()
+
+    def _join(self) -> None:
+        if self._fleet.link.is_open:
+            self._joining.joiner.tick()
+
+    def _drain(self, wanted: bool) -> None:
+        self._fleet.drain(wanted)
+        if wanted:
+            self._flusher.flush().addErrback(lambda failure: self._log.failure("flush failed", failure))
 
     def _every(self, seconds: float, work: Callable[[], object]) -> None:
         # A LoopingCall ends for good at the first exception: catch it, and go on.
@@ -286,38 +318,10 @@ class AggregatorService(Service):
                 torn=self._recovery.truncated_bytes,
             )
 
-    def _tick(self) -> None:
-        self._ticked_s = self._reactor.seconds()
-        self._flusher.tick()
-
-    def _flush_early(self) -> None:
-        """Flushes before its time under pressure, and when the scheduler is late: the wall clock was set back."""
-        if self._flusher.is_running:
-            return
-        waited_s = self._reactor.seconds() - self._ticked_s
-        # Stores that fail are not hammered: each try costs all workers' time.
-        soonest_s = 0.0 if self._flusher.stores_failing is None else _STORES_RETRY_S
-        under_pressure = self._buffer.fullness >= _FLUSH_EARLY_AT and waited_s >= soonest_s
-        if under_pressure or waited_s > _LATE_INTERVALS * self._config.flush_interval_s:
-            self._tick()
-
-    def _flush_now(self, all_figures: bool) -> Deferred[Mapping[str, object]]:
-        def as_mapping(report: FlushReport) -> Mapping[str, object]:
-            return {
-                "vms": report.vms,
-                "samples": report.rows,
-                "duplicates": report.duplicates,
-                "conflicts": report.conflicts,
-                "failures": report.failures,
-                "summaries_owed": report.summaries_owed,
-                "seconds": round(report.seconds, 3),
-            }
-
-        return self._flusher.flush(all_figures=all_figures).addCallback(as_mapping)
-
-    def _write_summaries(self, summaries: Sequence[Summary]) -> Deferred[None]:
-        now_s = self._clock()
-        return deferToThreadPool(self._reactor, self._fleet_thread, lambda: self._writer.write(summaries, now_s=now_s))
+    def _in_fleet_thread(self, work: Callable[[], None]) -> Deferred[None]:
+        if not self._fleet.link.is_open:
+            return fail(ConnectionError("it has not answered since the start"))
+        return in_daemon_thread(self._reactor, work)
 
     def _samples(self, vm_id: str, from_s: int, to_s: int) -> list[dict[str, object]]:
         found: dict[int, dict[str, object]] = {}
@@ -348,21 +352,3 @@ async def _settled(work: Any) -> None:
             await work
     except Exception:
         Logger(namespace=__name__).failure("a part could not be stopped")
-
-
-def _limits(config: AggregatorConfig, descriptors: int) -> DoorLimits:
-    base = DoorLimits()
-    connections = config.connections or connections_for(descriptors)
-    return DoorLimits(
-        connections=connections,
-        per_address=config.per_address or per_address_of(connections),
-        per_token=config.per_token or base.per_token,
-        request_s=config.request_s or base.request_s,
-        linger_s=_LINGER_S,
-        http=HttpLimits(
-            head_bytes=config.header_bytes or base.http.head_bytes, body_bytes=config.body_bytes or base.http.body_bytes
-        ),
-        decode=DecodeLimits(
-            body_bytes=config.body_bytes or base.decode.body_bytes, samples=config.batch_samples or base.decode.samples
-        ),
-    )

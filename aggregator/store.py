@@ -10,7 +10,7 @@ import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from aggregator import store_hours, store_schema, store_verify
 from aggregator.histogram import Ints
@@ -20,7 +20,7 @@ from aggregator.store_checks import sum_of_crcs
 from aggregator.store_files import SELECT_SAMPLES, StoreError, as_store_error
 from aggregator.store_hours import Cells, HourChecks
 from aggregator.store_row import read_row, write_row
-from aggregator.windows import Windows
+from aggregator.windows import Windows, reach_hours
 
 # Tables are written in the order of their columns: matching 20 names costs more than binding 20 values.
 _INSERT_SAMPLE = f"INSERT OR IGNORE INTO sample VALUES ({', '.join('?' * len(SAMPLE_COLUMNS))})"
@@ -53,7 +53,7 @@ class Store:
     What reads raises DamagedError, a ValueError, where it meets what was not written so.
     """
 
-    def __init__(self, path: Path, vm_id: str, template: bytes) -> None:
+    def __init__(self, path: Path | str, vm_id: str, template: bytes) -> None:
         """Opens, creating the store where there is none.
 
         Raises: sqlite3.Error, OSError: it cannot be opened; ValueError: it is newer than this program.
@@ -64,13 +64,13 @@ class Store:
         except FileNotFoundError:
             missing = True
         if missing:
-            _create(path, template)
+            _create(Path(path), template)
         self._connection = sqlite3.connect(path, isolation_level=None, timeout=10.0, cached_statements=32)
         try:
-            # Made once a store: creating and deleting the rollback journal at each commit costs a fifth of a flush.
-            self._connection.execute("PRAGMA journal_mode = TRUNCATE")
             # First of all: each statement outside a transaction would lock the file and look for a journal anew.
             self._connection.execute("BEGIN IMMEDIATE")
+            # Made once a store: creating and deleting the rollback journal at each commit costs a fifth of a flush.
+            self._connection.execute("PRAGMA journal_mode = TRUNCATE")
             if self._connection.execute("PRAGMA user_version").fetchone()[0] != store_schema.SCHEMA_VERSION:
                 self._connection.execute("ROLLBACK")
                 store_schema.migrate(self._connection)
@@ -82,7 +82,7 @@ class Store:
             raise
 
     @classmethod
-    def over(cls, connection: sqlite3.Connection, vm_id: str) -> Store:
+    def over(cls, connection: sqlite3.Connection, vm_id: str) -> Self:
         """A store to read through a connection that its maker closes."""
         store = cls.__new__(cls)
         store._vm_id = vm_id
@@ -145,7 +145,9 @@ class Store:
 
     def insert(self, table: Ints) -> int:
         """Adds rows whose ts is new; returns how many were."""
-        rows = [[None if value == ABSENT else value for value in row] for row in table.tolist()]
+        rows = table.tolist()
+        if (table == ABSENT).any():
+            rows = [[None if value == ABSENT else value for value in row] for row in rows]
         return self._connection.executemany(_INSERT_SAMPLE, rows).rowcount
 
     def differing(self, table: Ints) -> int:
@@ -215,6 +217,20 @@ class Store:
     def maxima(self, first: int, end: int) -> Ints:
         """Largest value of each metric in each of the hours `first` to `end` - 1: (hours, metrics), ABSENT for none."""
         return store_hours.maxima_between(self._connection, first, end)
+
+    def advance(self, windows: Windows, closed: Sequence[Hour], open_hour: int) -> None:
+        """Takes hours that closed or changed into the sums; before `save_hours`, which overwrites what they replace."""
+        # Further back the sums hold nothing, and histograms are gone.
+        first = windows.open_hour - reach_hours(windows.days)
+        replaced = [hour.number for hour in closed if first <= hour.number < windows.open_hour]
+        due = {number for first, last in windows.expiring(open_hour) for number in range(first, last + 1)}
+        old = {hour.number: hour for hour in self.stored_hours_of(sorted(due.union(replaced)))}
+        windows.advance(open_hour, old, replaced, closed)
+
+    def renew_maxima(self, windows: Windows) -> None:
+        """Reads those anew that left their window; after `save_hours`."""
+        for window in windows.stale():
+            windows.renew_maxima(window, self.maxima(windows.first_hour(window), windows.open_hour))
 
     def newest_row(self) -> dict[str, int] | None:
         """The newest sample by column, ABSENT where not measured, or None."""

@@ -1,105 +1,215 @@
-"""Writes what flush workers return into the fleet database. Blocking: called in a thread of its own."""
+"""Writes what flush workers return into the fleet database. Blocking: called in a thread of its own.
+
+Several nodes may write at once. Each locks the rows of its VMs first, in the order of their ids, and then decides
+(`aggregator.homes`) by what they say; so there is one row a VM, and whoever holds its newest sample is its home.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 
-from aggregator.fleet import vm_evidence, vm_summary, vm_window
-from aggregator.summary import Summary
+from aggregator.fleet import vm_evidence, vm_part, vm_summary, vm_window
+from aggregator.homes import Home, Placing, place, with_push_of
+from aggregator.summary import Heard, Summary
+from aggregator.summary_tables import OF_A_PUSH, Row, row_writer
 
-# What a summary owed from before a restart does not know: when its VM was last heard of, and what made it doubtful.
-_OF_A_PUSH = ("received_s", "skew_s", "flags")
+STATEMENT_S = 30.0  # a statement that takes longer, or waits so long for a lock, fails
+_TRIES = 5
+_TRY_AGAIN = frozenset({"40001", "40P01"})  # PostgreSQL's serialization_failure and deadlock_detected
 
-
-def _upsert(table: sa.Table, dialect: str, keep: Sequence[str]) -> sa.Insert:
-    """Insert, or overwrite all but `keep` in the row of the same key: writing a summary twice changes nothing."""
-    insert = (postgresql.insert if dialect == "postgresql" else sqlite.insert)(table)
-    keys = [column.name for column in table.primary_key]
-    rest: dict[str, Any] = {
-        column.name: insert.excluded[column.name] for column in table.columns if column.name not in keys
-    }
-    if table is vm_summary:
-        # A time that lies ahead of now was written while our clock was wrong.
-        newer = sa.or_(insert.excluded.received_s >= table.c.received_s, table.c.received_s > insert.excluded.updated_s)
-        for name in _OF_A_PUSH:
-            rest[name] = sa.case((newer, insert.excluded[name]), else_=table.c[name])
-    for name in keep:
-        del rest[name]
-    return insert.on_conflict_do_update(index_elements=keys, set_=rest)
+# The usual way to compress evidence costs the server more than all else of a summary, lz4 a fraction of that; not every
+# server was built with it.
+_OF_A_TRANSACTION = (
+    "SELECT set_config('statement_timeout', %(ms)s, true), set_config('lock_timeout', %(ms)s, true),"
+    " (SELECT set_config(name, 'lz4', true) FROM pg_settings"
+    " WHERE name = 'default_toast_compression' AND 'lz4' = ANY (enumvals))"
+)
 
 
-class _Upsert:
-    """An upsert compiled once: SQLAlchemy's handling of each row costs more than writing it does.
+_HEARD_OF_ONE = (
+    "UPDATE vm_summary SET newest_s = ?, received_s = ?, skew_s = ?, updated_s = ?"
+    " WHERE vm_id = ? AND node = ? AND newest_s <= ?"
+)
+_HEARD_OF_MANY = (
+    "UPDATE vm_summary SET newest_s = heard.newest_s, received_s = heard.received_s, skew_s = heard.skew_s,"
+    " updated_s = %s"
+    " FROM unnest(%s::text[], %s::int8[], %s::float8[], %s::float8[]) AS heard (vm_id, newest_s, received_s, skew_s)"
+    " WHERE vm_summary.vm_id = heard.vm_id AND node = %s AND vm_summary.newest_s <= heard.newest_s"
+)
 
-    Rows are tuples in the order of the table's columns.
-    """
 
-    def __init__(self, table: sa.Table, dialect: sa.Dialect, keep: Sequence[str] = ()) -> None:
-        self._names = [column.name for column in table.columns]
-        compiled = _upsert(table, dialect.name, keep).compile(dialect=dialect, column_keys=self._names)
-        self._sql = str(compiled)
-        self._is_positional = bool(dialect.positional)
-
-    def run(self, connection: sa.Connection, rows: list[tuple[Any, ...]]) -> None:
-        if rows:
-            named = rows if self._is_positional else [dict(zip(self._names, row, strict=True)) for row in rows]
-            connection.exec_driver_sql(self._sql, named)
+class _Raced(sa.exc.SQLAlchemyError):
+    """Another node inserted a VM between our look and our insert."""
 
 
 class SummaryWriter:
-    """Upserts of summaries, one transaction a call."""
+    """Writes of summaries, one transaction a call.
 
-    def __init__(self, engine: sa.Engine, node: str = "") -> None:
+    Args:
+        node: the name of this aggregator in the fleet.
+        statement_s: on PostgreSQL, how long a statement may take.
+    """
+
+    def __init__(self, engine: sa.Engine, node: str = "", *, statement_s: float = STATEMENT_S) -> None:
         self._engine = engine
         self._node = node
-        self._summary = _Upsert(vm_summary, engine.dialect)
-        self._owed_summary = _Upsert(vm_summary, engine.dialect, keep=_OF_A_PUSH)
-        self._window = _Upsert(vm_window, engine.dialect)
-        self._evidence = _Upsert(vm_evidence, engine.dialect)
+        self._limit_ms = str(round(statement_s * 1000))
+        self._is_postgres = engine.dialect.name == "postgresql"
+        self._summary = row_writer(vm_summary, engine.dialect)
+        self._owed_summary = row_writer(vm_summary, engine.dialect, keep=OF_A_PUSH)
+        self._window = row_writer(vm_window, engine.dialect)
+        self._evidence = row_writer(vm_evidence, engine.dialect)
+        ids = "= ANY(%s::text[])" if self._is_postgres else "IN (SELECT value FROM json_each(?))"
+        lock = " ORDER BY vm_id FOR NO KEY UPDATE" if self._is_postgres else ""  # SQLite's transaction is alone anyway
+        self._read_homes = f"SELECT vm_id, node, oldest_s, newest_s FROM vm_summary WHERE vm_id {ids}{lock}"  # noqa: S608
+        self._read_parts = f"SELECT vm_id, node FROM vm_part WHERE vm_id {ids}"  # noqa: S608
 
     def write(self, summaries: Sequence[Summary], *, now_s: float) -> None:
-        """Raises sqlalchemy.exc.SQLAlchemyError: the database is away; nothing of this call was written."""
-        if not summaries:
-            return
-        with self._engine.begin() as connection:
-            self._summary.run(connection, [_summary_row(one, now_s, self._node) for one in summaries if one.received_s])
-            self._owed_summary.run(
-                connection, [_summary_row(one, now_s, self._node) for one in summaries if not one.received_s]
-            )
-            self._window.run(
-                connection,
-                [
-                    (days, summary.vm_id, start_s, summary.newest_s, covered_s, users_s, *statistics)
-                    for summary in summaries
-                    for days, start_s, covered_s, users_s, statistics in summary.figures
-                ],
-            )
-            self._evidence.run(
-                connection,
-                [
-                    (summary.vm_id, summary.evidence_hour_s, summary.evidence)
-                    for summary in summaries
-                    if summary.evidence is not None
-                ],
-            )
+        """Writes what this node knows of its VMs; of several summaries of one VM, the later are the newer.
+
+        Raises: sqlalchemy.exc.SQLAlchemyError: the database is away; nothing of this call was written.
+        """
+        if summaries:
+            self._again(lambda connection: self._write(connection, summaries, now_s))
+
+    def joined(self, summary: Summary, *, of: Collection[str], now_s: float) -> None:
+        """Writes a summary whose store took in the parts of the nodes `of`, which hold nothing of the VM any more.
+
+        Its figures and evidence are written, unless yet another node holds a part or has become the home.
+
+        Raises: sqlalchemy.exc.SQLAlchemyError: the database is away; nothing of this call was written.
+        """
+        gone = sa.delete(vm_part).where(vm_part.c.vm_id == summary.vm_id, vm_part.c.node.in_(sorted(of)))
+
+        def work(connection: sa.Connection) -> None:
+            # Locked before the parts go, as by a write: else each of two could wait for the other.
+            self._homes(connection, [summary.vm_id])
+            connection.execute(gone)
+            self._write(connection, [summary], now_s)
+
+        self._again(work)
+
+    def heard(self, vms: Sequence[Heard], *, now_s: float) -> None:
+        """Notes when VMs at home here were last heard of, whose rows are on their way to their stores.
+
+        Raises: sqlalchemy.exc.SQLAlchemyError: the database is away; nothing of this call was written.
+        """
+        self._again(lambda connection: self._note_heard(connection, vms, now_s))
 
     def known_vms(self) -> list[str]:
-        """VMs that have a summary: those that ever had a row."""
+        """VMs of which this node has, or may have, a history: those that ever had a row here."""
+        mine = sa.select(vm_summary.c.vm_id).where(vm_summary.c.node.in_(("", self._node)))
+        parts = sa.select(vm_part.c.vm_id).where(vm_part.c.node == self._node)
         with self._engine.connect() as connection:
-            return list(connection.execute(sa.select(vm_summary.c.vm_id)).scalars())
+            return list(connection.execute(mine.union_all(parts)).scalars())
 
     def keep_windows(self, windows_days: Sequence[int]) -> None:
         """Deletes figures of windows that are no longer configured, so that no report reads stale ones."""
+        days: int | None = -1
         with self._engine.begin() as connection:
-            connection.execute(sa.delete(vm_window).where(vm_window.c.window_days.not_in(list(windows_days))))
+            # From one to the next by the key: millions of rows need not be read to find none that has to go.
+            while days is not None:
+                if days not in windows_days:
+                    connection.execute(sa.delete(vm_window).where(vm_window.c.window_days == days))
+                days = connection.scalar(
+                    sa.select(sa.func.min(vm_window.c.window_days)).where(vm_window.c.window_days > days)
+                )
+
+    def _again(self, work: Callable[[sa.Connection], None]) -> None:
+        """One transaction; tried again where it failed for another at the same time, or for an old connection."""
+        for left in reversed(range(_TRIES)):
+            try:
+                with self._engine.begin() as connection:
+                    if self._is_postgres:
+                        connection.exec_driver_sql(_OF_A_TRANSACTION, {"ms": self._limit_ms})
+                    work(connection)
+                return
+            except _Raced:
+                if not left:
+                    raise
+            except sa.exc.DBAPIError as error:
+                # The pool's connections do not know that the server was started anew until they are used.
+                for_another = error.connection_invalidated or getattr(error.orig, "sqlstate", None) in _TRY_AGAIN
+                if not (left and for_another):
+                    raise
+
+    def _note_heard(self, connection: sa.Connection, vms: Sequence[Heard], now_s: float) -> None:
+        if not vms:
+            return
+        if self._is_postgres:
+            columns = [list(column) for column in zip(*sorted(vms), strict=True)]
+            connection.exec_driver_sql(_HEARD_OF_MANY, (now_s, *columns, self._node))
+        else:
+            rows = [(one.newest_s, one.received_s, one.skew_s, now_s, one.vm_id, self._node) for one in vms]
+            connection.exec_driver_sql(_HEARD_OF_ONE, [(*row, row[0]) for row in rows])
+
+    def _write(self, connection: sa.Connection, summaries: Sequence[Summary], now_s: float) -> None:
+        newest: dict[str, Summary] = {}
+        for summary in summaries:
+            before = newest.get(summary.vm_id)
+            newest[summary.vm_id] = summary if summary.received_s or not before else with_push_of(before, summary)
+        ids = sorted(newest)
+        homes = self._homes(connection, ids)
+        holders: dict[str, set[str]] = {}
+        for vm_id, node in connection.exec_driver_sql(self._read_parts, (self._ids(ids),)):
+            holders.setdefault(vm_id, set()).add(node)
+        placing = place((newest[vm_id] for vm_id in ids), self._node, homes, holders)
+        self._write_rows(connection, placing.rows, homes, now_s)
+        self._write_parts(connection, placing, now_s)
+        whole = [summary for summary in summaries if summary.vm_id in placing.whole]
+        figured = {summary.vm_id: summary for summary in whole if summary.figures}
+        self._window.upsert(
+            connection,
+            [
+                (days, summary.vm_id, start_s, summary.newest_s, covered_s, users_s, *statistics)
+                for summary in figured.values()
+                for days, start_s, covered_s, users_s, statistics in summary.figures
+            ],
+        )
+        evidence = {summary.vm_id: summary for summary in whole if summary.evidence is not None}
+        self._evidence.upsert(
+            connection, [(vm_id, summary.evidence_hour_s, summary.evidence) for vm_id, summary in evidence.items()]
+        )
+
+    def _write_rows(
+        self, connection: sa.Connection, summaries: Iterable[Summary], homes: Collection[str], now_s: float
+    ) -> None:
+        fresh: list[Row] = []
+        pushed: list[Row] = []
+        owed: list[Row] = []
+        for summary in summaries:
+            rows = fresh if summary.vm_id not in homes else pushed if summary.received_s else owed
+            rows.append(_summary_row(summary, now_s, self._node))
+        if self._summary.insert(connection, fresh) != len(fresh):
+            raise _Raced("other nodes inserted the same VMs at the same time, again and again")
+        self._summary.upsert(connection, pushed)
+        self._owed_summary.upsert(connection, owed)
+
+    def _write_parts(self, connection: sa.Connection, placing: Placing, now_s: float) -> None:
+        for part in placing.parts:
+            key = (vm_part.c.vm_id == part.vm_id, vm_part.c.node == part.node)
+            spans = {"oldest_s": part.oldest_s, "newest_s": part.newest_s}
+            # The row of the VM is locked: nobody else notes a part of it meanwhile. Since when there are two stays.
+            if not connection.execute(sa.update(vm_part).where(*key).values(spans)).rowcount:
+                named = {"vm_id": part.vm_id, "node": part.node, "noted_s": now_s}
+                connection.execute(sa.insert(vm_part).values(named | spans))
+        if placing.returned:
+            own = sa.delete(vm_part).where(vm_part.c.node == self._node, vm_part.c.vm_id.in_(placing.returned))
+            connection.execute(own)
+
+    def _homes(self, connection: sa.Connection, ids: list[str]) -> dict[str, Home]:
+        """Homes of those of the VMs that have a row, which is locked until the end of the transaction."""
+        found = connection.exec_driver_sql(self._read_homes, (self._ids(ids),)).all()
+        return {vm_id: Home(node, oldest_s, newest_s) for vm_id, node, oldest_s, newest_s in found}
+
+    def _ids(self, ids: list[str]) -> list[str] | str:
+        return ids if self._is_postgres else json.dumps(ids)
 
 
-def _summary_row(summary: Summary, now_s: float, node: str) -> tuple[Any, ...]:
+def _summary_row(summary: Summary, now_s: float, node: str) -> Row:
     return (
         summary.vm_id,
         summary.oldest_s,
@@ -111,7 +221,7 @@ def _summary_row(summary: Summary, now_s: float, node: str) -> tuple[Any, ...]:
         summary.cpu_count,
         summary.mem_total_bytes,
         summary.disk_total_bytes,
-        json.dumps(summary.flags),
+        json.dumps(summary.flags) if summary.flags else "[]",
         now_s,
         node,
     )

@@ -90,6 +90,21 @@ class Taken(NamedTuple):
     verify: bool = False
 
 
+class Heard(NamedTuple):
+    """When a VM was last heard of, whose rows are not in its store yet.
+
+    Attributes:
+        newest_s: ts of its newest sample.
+        received_s: when its newest push came.
+        skew_s: received - sent of it.
+    """
+
+    vm_id: str
+    newest_s: int
+    received_s: float
+    skew_s: float
+
+
 class LostStore(NamedTuple):
     """A store whose rows are not counted on any more; a new one was begun.
 

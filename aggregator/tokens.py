@@ -154,6 +154,18 @@ class Revocations:
     def __len__(self) -> int:
         return len(self._below)
 
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Revocations):
+            return NotImplemented
+        return self._below == other._below and self.clones == other.clones
+
+    __hash__ = None  # type: ignore[assignment]
+
+    @property
+    def below(self) -> Mapping[str, tuple[int, str]]:
+        """As it was made with."""
+        return MappingProxyType(self._below)
+
     def refuses(self, vm_id: str, generation: int) -> str | None:
         """Why this generation of the VM's token is refused; None when it is not."""
         entry = self._below.get(vm_id)

@@ -6,14 +6,13 @@ SQLAlchemy and the rest load when a command needs them, so that `--help` and the
 from __future__ import annotations
 
 import argparse
-import http.client
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from agent.settings import ConfigError, parse_host_port, read_secret
+from agent.settings import ConfigError
 from aggregator.cli import (
     EXIT_FAILED,
     Command,
@@ -35,7 +34,7 @@ if TYPE_CHECKING:
     from aggregator.catalogue import Catalogue, VmRecord
 
 _PAGE = 1_000
-_ANSWER_TIMEOUT_S = 60.0
+_FORGET_ANSWERS = frozenset({204, 404})
 
 
 def add_parsers(subparsers: Any) -> None:
@@ -122,38 +121,16 @@ def _forget(options: argparse.Namespace) -> int:
 
 def _forget_through_daemon(data_dir: Path, vm_id: str) -> bool | None:
     """Asks the aggregator that runs on this data directory. None: there is none; False: it does not know the VM."""
-    from aggregator.problems import Problem, Refused  # noqa: PLC0415
+    from aggregator.daemon_door import ask_daemon  # noqa: PLC0415
 
-    address_file = data_dir / "admin.address"
-    try:
-        address = address_file.read_text(encoding="ascii").strip()
-        host, port = parse_host_port(address)
-    except FileNotFoundError:
-        return None
-    except ValueError as error:
-        raise ConfigError(f"{address_file}: {error}") from error
-    token = read_secret(data_dir / "admin.token")
-    connection = http.client.HTTPConnection(host, port, timeout=_ANSWER_TIMEOUT_S)
-    try:
-        connection.request("DELETE", f"/v1/vms/{vm_id}", headers={"Authorization": f"Bearer {token}"})
-        status = connection.getresponse().status
-    except ConnectionRefusedError:
-        return None  # the address outlived a daemon that was killed
-    except (OSError, http.client.HTTPException) as error:
-        # It may be at work on this VM: two at once on one store is worse than an error.
-        raise Refused(Problem(503, "no-answer", f"the aggregator at {address} did not answer: {error}")) from error
-    finally:
-        connection.close()
-    if status not in {204, 404}:
-        raise Refused(
-            Problem(status, "refused", f"the aggregator at {address} answered {status} to forgetting {vm_id}")
-        )
-    return status == 204
+    # Two at once on one store is worse than an error: one that does not answer may be at work on this VM.
+    status = ask_daemon(data_dir, "DELETE", f"/v1/vms/{vm_id}", of=_FORGET_ANSWERS)
+    return None if status is None else status == 204
 
 
 def _forget_here(catalogue: Catalogue, data_dir: Path, vm_id: str) -> bool:
-    from aggregator.catalogue import UnknownVmError, delete_store  # noqa: PLC0415
-    from aggregator.store_files import store_path  # noqa: PLC0415
+    from aggregator.catalogue import UnknownVmError  # noqa: PLC0415
+    from aggregator.store_files import delete_store, store_path  # noqa: PLC0415
 
     try:
         catalogue.forget(vm_id, now_s=time.time())

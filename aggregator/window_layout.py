@@ -71,6 +71,13 @@ class Layout:
         start = self._after_numbers() + 2 * self.occupied + window * self.occupied * self.width
         return np.frombuffer(self.body, f"<u{self.width}", self.occupied, start).astype(np.int64) * self.unit
 
+    def all_weights(self) -> Ints:
+        """(windows, occupied) the same of all windows at once."""
+        count = len(self.days)
+        start = self._after_numbers() + 2 * self.occupied
+        weights = np.frombuffer(self.body, f"<u{self.width}", count * self.occupied, start)
+        return weights.astype(np.int64).reshape(count, self.occupied) * self.unit
+
     def _before_profile(self) -> int:
         return len(self.days) * (1 + TOTALS + 2 * len(METRICS))
 

@@ -225,7 +225,6 @@ class Windows:
         block = layout.numbers(count, sum(sizes)).astype(np.int64)
         totals, maxima, holders, profile_s, profile_cpu = np.split(block, np.cumsum(sizes)[:-1])
         bins = np.frombuffer(layout.bins(), "<u2").astype(np.int64)
-        weights = np.array([layout.weights(window) for window in range(count)])
         windows = cls(
             days=layout.days,
             open_hour=layout.open_hour,
@@ -236,8 +235,13 @@ class Windows:
             profile_cpu=profile_cpu,
             daily={day: [received, sent] for day, received, sent in layout.daily().tolist()},
         )
-        windows._sparse = bins, weights.reshape(count, layout.occupied)
+        windows._sparse = bins, layout.all_weights()
         return windows
+
+
+def reach_hours(days: Sequence[int]) -> int:
+    """How many hours before the open one sums of windows of so many days, the profile and daily totals hold at most."""
+    return 24 * max(*days, DAILY_DAYS, PROFILE_DAYS)
 
 
 def rebuild(days: tuple[int, ...], open_hour: int, closed: Iterable[Hour]) -> Windows:

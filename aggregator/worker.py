@@ -7,7 +7,7 @@ chunk at once: numpy costs the same for sixty VMs as for one.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -21,13 +21,21 @@ from aggregator.rollup import ABSENT
 from aggregator.rows import SAMPLE_COLUMNS
 from aggregator.store import Facts, Store
 from aggregator.store_checks import DamagedError, hour_name
-from aggregator.store_files import StoreError, as_store_error, connect_read_only, read_through, store_path
+from aggregator.store_files import (
+    StoreError,
+    as_store_error,
+    connect_read_only,
+    read_through,
+    store_file,
+    store_path,
+)
 from aggregator.summary import ChunkResult, LostStore, Summary, Taken, WorkerSettings, flags_of
 from aggregator.windows import DAILY_DAYS, Windows, read_figures, rebuild
 
 _FORGET_EVERY_S = 6 * 3600.0  # so that a flush seldom touches the old end of the file
 _YOUNG_HOURS = 24  # until then figures follow every flush
 _NEVER = 2**62
+_BYTES_QUANTUM = Unit.BYTES.quantum
 _MARGIN_DAYS = 2  # histograms outlive the longest window by this, so that late rows find them
 
 
@@ -93,11 +101,11 @@ class FlushWorker:
         return result._replace(inserted=inserted, duplicates=duplicates, conflicts=conflicts)
 
     def _open(self, share: Taken, rows: Ints, now_s: float, lost_stores: dict[str, LostStore]) -> Work:
-        path = store_path(self._settings.data_dir, share.vm_id)
+        path = store_file(self._settings.data_dir, share.vm_id)
         try:
             work = self._read(Store(path, share.vm_id, self._template), share, rows)
         except (sqlite3.Error, OSError, ValueError) as error:
-            trouble = self._trouble(path, error)
+            trouble = self._trouble(Path(path), error)
             if not trouble.corrupt or "newer than this program" in str(error):
                 raise trouble from error
             return self._replace(share, rows, str(trouble), now_s, lost_stores)
@@ -113,7 +121,7 @@ class FlushWorker:
             return trouble
         try:
             with closing(connect_read_only(path)) as connection:
-                damaged = store_schema.columns(connection) != self._columns
+                damaged = not self._columns <= store_schema.columns(connection)
         except sqlite3.Error as worse:
             damaged = as_store_error(worse).corrupt or worse.sqlite_errorcode == sqlite3.SQLITE_ERROR
         return StoreError(str(trouble), corrupt=damaged)
@@ -330,25 +338,14 @@ class FlushWorker:
                     histograms_s=reference_s - self._histogram_retention_s,
                     hours_s=reference_s - self._hour_retention_s,
                 )
-        flags = flags_of(
-            work.share.skew_s, identity_conflict=work.share.identity_conflict, replaced=bool(facts.replaced)
-        )
         store.commit()
-        summary = Summary(
-            vm_id=work.share.vm_id,
-            oldest_s=oldest_hour * 3600,
-            newest_s=newest["ts"],
-            received_s=work.share.received_s,
-            skew_s=work.share.skew_s,
-            interval_s=newest["interval_s"],
+        summary = make_summary(
+            work.share,
+            newest,
+            oldest_hour=oldest_hour,
+            open_hour=open_hour,
             conflicts=facts.conflicts + work.conflicts,
-            cpu_count=_known(newest["cpu_count"]),
-            mem_total_bytes=_bytes(newest["mem_total"]),
-            disk_total_bytes=_bytes(newest["disk_total"]),
-            flags=flags,
-            figures=[],
-            evidence_hour_s=open_hour * 3600,
-            evidence=None,
+            replaced=bool(facts.replaced),
         )
         return windows, evidence, summary
 
@@ -360,14 +357,10 @@ class FlushWorker:
         closed = [hour for number, hour in work.hours.items() if number < open_hour]
         changes = bool(closed) or open_hour > windows.open_hour
         if changes:
-            replaced = [hour.number for hour in closed if hour.number < windows.open_hour]
-            due = {number for first, last in windows.expiring(open_hour) for number in range(first, last + 1)}
-            old = {hour.number: hour for hour in store.stored_hours_of(sorted(due.union(replaced)))}
-            windows.advance(open_hour, old, replaced, closed)
+            store.advance(windows, closed, open_hour)
         _save_hours(work, open_hour)
         if changes or is_new:
-            for window in windows.stale():
-                windows.renew_maxima(window, store.maxima(windows.first_hour(window), open_hour))
+            store.renew_maxima(windows)
             evidence = windows.encode()
             store.save_windows(evidence)
             return evidence
@@ -387,9 +380,37 @@ def _columns_of(template: bytes) -> frozenset[tuple[str, ...]]:
         return store_schema.columns(connection)
 
 
+def make_summary(
+    share: Taken, newest: Mapping[str, int], *, oldest_hour: int, open_hour: int, conflicts: int, replaced: bool
+) -> Summary:
+    """What the fleet database is to keep of a VM, its figures and evidence left out.
+
+    Args:
+        newest: the newest raw row by column, ABSENT where not measured.
+        oldest_hour, open_hour: numbers of the first and the last hour.
+        replaced: the store took the place of a lost one.
+    """
+    return Summary(
+        vm_id=share.vm_id,
+        oldest_s=oldest_hour * 3600,
+        newest_s=newest["ts"],
+        received_s=share.received_s,
+        skew_s=share.skew_s,
+        interval_s=newest["interval_s"],
+        conflicts=conflicts,
+        cpu_count=_known(newest["cpu_count"]),
+        mem_total_bytes=_bytes(newest["mem_total"]),
+        disk_total_bytes=_bytes(newest["disk_total"]),
+        flags=flags_of(share.skew_s, identity_conflict=share.identity_conflict, replaced=replaced),
+        figures=[],
+        evidence_hour_s=open_hour * 3600,
+        evidence=None,
+    )
+
+
 def _known(value: int) -> int | None:
     return None if value == ABSENT else value
 
 
 def _bytes(steps: int) -> int | None:
-    return None if steps == ABSENT else int(steps * Unit.BYTES.quantum)
+    return None if steps == ABSENT else int(steps * _BYTES_QUANTUM)

@@ -11,17 +11,22 @@ import threading
 from multiprocessing.connection import wait
 from typing import TYPE_CHECKING
 
+from aggregator.part_file import Dropped, Joined, drop_store
+from aggregator.store_files import store_path
 from aggregator.summary import ChunkResult, Taken, WorkerSettings
 
 if TYPE_CHECKING:
     from aggregator.worker import FlushWorker
+    from aggregator.worker_join import PartJoiner
 
+_settings: WorkerSettings | None = None
 _worker: FlushWorker | None = None
+_joiner: PartJoiner | None = None
 
 
 def initialise(settings: WorkerSettings) -> None:
     """Called once in each worker process."""
-    global _worker  # noqa: PLW0603 - a process pool offers no other place for what lives as long as the process
+    global _settings, _worker  # noqa: PLW0603 - a process pool offers no other place for what lives so long
     from aggregator.worker import FlushWorker  # noqa: PLC0415
 
     # Ctrl-C reaches the whole process group; only the aggregator decides when its workers end.
@@ -29,6 +34,7 @@ def initialise(settings: WorkerSettings) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     with contextlib.suppress(OSError):
         os.nice(5)  # an ack must never wait for a flush
+    _settings = settings
     _worker = FlushWorker(settings)
     # As in the aggregator: what is alive now stays, and nearly all else goes by reference counting.
     gc.collect()
@@ -49,3 +55,33 @@ def flush_chunk(shares: list[Taken], now_s: float, may_forget: bool) -> ChunkRes
     if _worker is None:
         raise RuntimeError("the worker process was not initialised")
     return _worker.flush(shares, now_s=now_s, may_forget=may_forget)
+
+
+def join_part(vm_id: str, node: str, body: bytes, had_history: bool) -> Joined:
+    """Called in a worker process; see `PartJoiner.join`."""
+    return _part_joiner().join(vm_id, node, body, had_history=had_history)
+
+
+def settle_part(vm_id: str, node: str, had_history: bool) -> Joined:
+    """Called in a worker process; see `PartJoiner.settle`."""
+    return _part_joiner().settle(vm_id, node, had_history=had_history)
+
+
+def drop_part(vm_id: str, mark: str) -> Dropped:
+    """Called in a worker process, so that no flush writes the store meanwhile; see `part_file.drop_store`."""
+    return drop_store(store_path(_known_settings().data_dir, vm_id), mark)
+
+
+def _part_joiner() -> PartJoiner:
+    global _joiner  # noqa: PLW0603 - as above
+    if _joiner is None:
+        from aggregator.worker_join import PartJoiner  # noqa: PLC0415
+
+        _joiner = PartJoiner(_known_settings())
+    return _joiner
+
+
+def _known_settings() -> WorkerSettings:
+    if _settings is None:
+        raise RuntimeError("the worker process was not initialised")
+    return _settings

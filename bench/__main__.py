@@ -22,6 +22,7 @@ NAMES: Mapping[str, str] = {
     "sink": "the agents' door alone: Protocol and decoder without token, journal and buffer",
     "ingest": "the real aggregator under load: pushes per CPU-second, ack times, memory, disk",
     "flush": "buffer to stores to summaries, on stores that already hold a history",
+    "million": "a million VMs on one node: a VM-minute's way in and through a flush, memory, disk",
     "agent": "memory and CPU of the agent on this machine, with TLS",
     "report": "the top 20 of a large fleet, from the summaries",
     "pages": "the pages of a large fleet: the ranked list asked for in many ways, one VM with its charts",
@@ -32,7 +33,9 @@ NAMES: Mapping[str, str] = {
     "bad-input": "a million bad inputs at the agents' door: what answers of a wrong class, fails or grows",
     "slow": "2,000 slow connections beside 1,000 pushes a second: what they do to the times of answers",
     "reconnect": "10,000 agents come back at once after an hour: how long until all of it is stored",
+    "peers": "the same work through fallow, VictoriaMetrics, InfluxDB and carbon; our agent beside two others",
     "kill": "kill -9 under load, again and again: what was acknowledged against what is stored",
+    "nodes": "three nodes behind HAProxy on PostgreSQL: each fails in turn, nothing is lost or counted twice",
 }
 
 EXAMPLES = """\

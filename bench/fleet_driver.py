@@ -40,7 +40,7 @@ class FleetDriver:
         shifts_s: Sequence[int] = (0,),
     ) -> None:
         self._shifts_s = shifts_s
-        self._tails = _tails()
+        self._tails = tails()
         self._heads = [_head(vm, token(vm), len(self._tails[0])) for vm in vms]
         self._epoll = select.epoll()
         self._sockets: dict[int, socket.socket] = {}
@@ -96,7 +96,7 @@ class FleetDriver:
                 yield b"%b%d%b" % (head, shifted, tails[(index + turn) % SHAPES])
 
 
-def _tails() -> list[bytes]:
+def tails() -> list[bytes]:
     """What follows `ts` in a body, in SHAPES kinds padded to one length."""
     kinds = [after for _, after in requests_of("x", "x", 7)]
     longest = max(map(len, kinds))

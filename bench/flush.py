@@ -35,9 +35,9 @@ from bench.programs import ProgramError, Programs
 
 _FLUSH_MINUTES = 15  # the default flush interval
 # Four templates. The hours of a real fleet close together, in one flush of four: so do those of the main run.
-_TOGETHER_S = (0, 0, 0, 0)
+TOGETHER_S = (0, 0, 0, 0)
 # A run of 100,000 VMs is but one flush long: there, a quarter of the VMs closes an hour in each flush.
-_IN_TURN_S = (0, 900, 1800, 2700)
+IN_TURN_S = (0, 900, 1800, 2700)
 _DAY_S = 86400
 _HOURS_BACK = 26  # history ends so long ago: 1,500 minutes fit between then and now
 _WARM_UP_VMS = 16
@@ -66,22 +66,22 @@ def run(options: argparse.Namespace, say: Say) -> Outcome:
     figures: dict[str, object] = {}
     bars: list[Bar] = []
     end_s = (int(time.time()) // 3600 - _HOURS_BACK) * 3600
-    with _folder(options.folder) as folder:
-        size_bytes = _write_templates(folder / "full", end_s, _TOGETHER_S, options.raw_days, 30)
+    with work_folder(options.folder) as folder:
+        size_bytes = write_templates(folder / "full", end_s, TOGETHER_S, options.raw_days, 30)
         per_point = size_bytes / (options.raw_days * 1440 * _FIGURES_A_SAMPLE)
         figures["disk_bytes_per_data_point"] = round(per_point, 3)
         bars.append(Bar("bytes a data point, history of one noisy VM, rollups counted", round(per_point, 3), 4.5))
         say(f"one store of {options.raw_days} days: {size_bytes:,} bytes")
-        bench = _Bench(folder, end_s, options.connections, options.workers, say)
-        main = bench.measure(folder / "full", _TOGETHER_S, vms=options.vms, minutes=options.minutes)
+        bench = FlushBench(folder, end_s, options.connections, options.workers, say)
+        main = bench.measure(folder / "full", TOGETHER_S, vms=options.vms, minutes=options.minutes)
         figures.update(main.figures())
         bars.append(
             Bar("VM-minutes per CPU-second, whole path", round(main.vm_minutes_per_cpu_s), 8_000, at_least=True)
         )
         if not options.quick:
-            _write_templates(folder / "short", end_s, _IN_TURN_S, 1, 2)
+            write_templates(folder / "short", end_s, IN_TURN_S, 1, 2)
             runs = [
-                bench.measure(folder / "short", _IN_TURN_S, vms=vms, minutes=1_500_000 // vms)
+                bench.measure(folder / "short", IN_TURN_S, vms=vms, minutes=1_500_000 // vms)
                 for vms in (1_000, 10_000, 100_000)
             ]
             costs_us = [1e6 / each.vm_minutes_per_cpu_s for each in runs]
@@ -95,7 +95,7 @@ def run(options: argparse.Namespace, say: Say) -> Outcome:
 
 
 @dataclass(frozen=True, slots=True)
-class _Measured:
+class Measured:
     vms: int
     vm_minutes: int
     cpu_s: float
@@ -130,7 +130,7 @@ class _Measured:
 
 
 @dataclass(frozen=True, slots=True)
-class _Bench:
+class FlushBench:
     """What all runs share."""
 
     folder: Path
@@ -139,7 +139,7 @@ class _Bench:
     workers: int
     say: Say
 
-    def measure(self, templates: Path, shifts_s: Sequence[int], *, vms: int, minutes: int) -> _Measured:
+    def measure(self, templates: Path, shifts_s: Sequence[int], *, vms: int, minutes: int) -> Measured:
         """One fleet on fresh copies of the templates, through a real aggregator."""
         data = self.folder / f"data-{vms}"
         ids = [f"bench-{index:06d}" for index in range(vms)]
@@ -189,7 +189,7 @@ class _Bench:
 
     def _drive(
         self, driver: FleetDriver, pid: int, admin: tuple[str, int], data: Path, vms: int, minutes: int
-    ) -> _Measured:
+    ) -> Measured:
         token = (data / "admin.token").read_text().strip()
         began_s, cpu_began_s, own_began_s = time.monotonic(), tree.cpu_s(pid), tree.own_cpu_s(pid)
         ingest_cpu_s = flush_seconds = 0.0
@@ -206,7 +206,7 @@ class _Bench:
             flush_seconds += report["seconds"]
             self.say(f"{vms:,} VMs: {upto} of {minutes} minutes, flush {report['seconds']:.1f} s")
         cpu_s = tree.cpu_s(pid) - cpu_began_s
-        return _Measured(
+        return Measured(
             vms=vms,
             vm_minutes=acknowledged,
             cpu_s=cpu_s,
@@ -221,7 +221,7 @@ class _Bench:
         )
 
 
-def _write_templates(folder: Path, end_s: int, shifts_s: Sequence[int], raw_days: int, rollup_days: int) -> int:
+def write_templates(folder: Path, end_s: int, shifts_s: Sequence[int], raw_days: int, rollup_days: int) -> int:
     """Stores of noisy VMs, their histories ending from `end_s` on; returns the mean size with `raw_days` of rollups."""
     folder.mkdir(parents=True)
     settings = WorkerSettings(folder / "made", WINDOWS_DAYS, 400.0 * _DAY_S, 400.0 * _DAY_S)
@@ -308,7 +308,7 @@ def _flush(address: tuple[str, int], token: str) -> dict[str, Any]:
 
 
 @contextmanager
-def _folder(chosen: Path | None) -> Iterator[Path]:
+def work_folder(chosen: Path | None) -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix="fallow-flush-", dir=chosen))
     try:
         yield folder

@@ -13,7 +13,7 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -151,13 +151,17 @@ def disk_figures(real: Aggregator, say: Say) -> dict[str, float]:
 
 
 @contextmanager
-def aggregator(folder: Path) -> Iterator[Aggregator]:
-    """`fallow-aggregator run` on free ports, as a user would start it; stopped at the end."""
+def aggregator(folder: Path, more: Sequence[str] = ()) -> Iterator[Aggregator]:
+    """`fallow-aggregator run` on free ports, as a user would start it; stopped at the end.
+
+    Args: more: options.
+    """
     data_dir = folder / "data"
     programs = Programs(Path(sys.executable).parent, folder / "logs", time)
     try:
         program = programs.start(
             ["fallow-aggregator", "run", "--data", str(data_dir), "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]
+            + [*more]
         )
         agents, admin = (
             parse_host_port(programs.wait_for_line(data_dir / name, running=[program]))

@@ -53,18 +53,24 @@ def compare(data_dir: Path, ledgers: Iterable[VmLedger]) -> Findings:
 
 def compare_rows(store: sqlite3.Connection, ledger: VmLedger, findings: Findings) -> None:
     """Adds what the raw rows of one store say."""
-    rows = store.execute(f"SELECT {', '.join(SAMPLE_COLUMNS)} FROM sample ORDER BY ts").fetchall()
+    compare_stores((store,), ledger, findings)
+
+
+def compare_stores(stores: Iterable[sqlite3.Connection], ledger: VmLedger, findings: Findings) -> None:
+    """Adds what the raw rows of one VM say that lie in these stores, of several aggregators: none may be in two."""
     right: set[int] = set()
-    for row in rows:
-        if row[0] in right:
-            findings.doubled += 1
-        elif row == ledger.row(row[0]):
-            right.add(row[0])
-        else:
-            findings.never_sent += 1
-    counted = store.execute("SELECT ifnull(sum(samples), 0) FROM hour").fetchone()[0]
-    findings.doubled += max(0, counted - len(rows))
-    findings.stored += len(rows)
+    for store in stores:
+        rows = store.execute(f"SELECT {', '.join(SAMPLE_COLUMNS)} FROM sample ORDER BY ts").fetchall()
+        for row in rows:
+            if row[0] in right:
+                findings.doubled += 1
+            elif row == ledger.row(row[0]):
+                right.add(row[0])
+            else:
+                findings.never_sent += 1
+        counted = store.execute("SELECT ifnull(sum(samples), 0) FROM hour").fetchone()[0]
+        findings.doubled += max(0, counted - len(rows))
+        findings.stored += len(rows)
     for ts in ledger.acknowledged():
         findings.acknowledged += 1
         findings.lost += ts not in right

@@ -44,17 +44,21 @@ def steps_of(salt: int, minute: int) -> list[int]:
         noise = (noise ^ (noise >> 29)) * _MIX & _MASK
         steps.append((noise >> 40) % largest)
     # By these alone a sample could be told from every other.
-    steps[_MEM_TOTAL] = 1 << 31
+    steps[_MEM_TOTAL] = max(1 << 31, (salt + 1) << 20)
     steps[_MEM_USED] = (salt << 20) + minute
     return steps
 
 
+def values_of(steps: Sequence[int]) -> list[float]:
+    """The figures as an agent measures them, in the order of FIELDS."""
+    return [
+        step * unit.quantum + _BELOW_ONE_STEP.get(unit, 0.0) for step, (unit, _) in zip(steps, _RANGES, strict=True)
+    ]
+
+
 def text_of(ts: int, steps: Sequence[int]) -> str:
     """The sample as an agent would encode it."""
-    values = (
-        step * unit.quantum + _BELOW_ONE_STEP.get(unit, 0.0) for step, (unit, _) in zip(steps, _RANGES, strict=True)
-    )
-    return FULL_SAMPLE_FORMAT % (ts, *values)
+    return FULL_SAMPLE_FORMAT % (ts, *values_of(steps))
 
 
 class VmLedger:
@@ -270,14 +274,14 @@ class KillDriver:
         return bool(received)
 
     def _take_answers(self, link: _Link, *, resend: bool) -> None:
-        while (whole := _answer(link.rest)) is not None:
+        while (whole := first_answer(link.rest)) is not None:
             status, body, link.rest = whole
             ledger = link.ledger
             if status == 503:
                 self.counts.put_off += 1
                 self._paused.append((time.monotonic() + _PAUSE_S, link))
                 continue
-            if status != 204 and (status != 200 or not _all_taken(body, len(ledger.pending))):
+            if status != 204 and (status != 200 or not all_taken(body, len(ledger.pending))):
                 raise DriveError(f"a push of {ledger.vm} was answered {status}: {body.decode('utf-8', 'replace')}")
             ledger.acknowledge()
             self.counts.acknowledged += 1
@@ -285,7 +289,7 @@ class KillDriver:
                 self._send_next(link)
 
 
-def _answer(received: bytes) -> tuple[int, bytes, bytes] | None:
+def first_answer(received: bytes) -> tuple[int, bytes, bytes] | None:
     """Status and body of the first answer, and what follows it; None while it is not whole."""
     head, blank, rest = received.partition(b"\r\n\r\n")
     if not blank:
@@ -295,7 +299,7 @@ def _answer(received: bytes) -> tuple[int, bytes, bytes] | None:
     return (int(head[9:12]), rest[:length], rest[length:]) if len(rest) >= length else None
 
 
-def _all_taken(body: bytes, count: int) -> bool:
+def all_taken(body: bytes, count: int) -> bool:
     """Whether a 200 says that every sample is stored, now or before, and none differs from what was."""
     answer = json.loads(body)
     return bool(answer["stored"] + answer["duplicate"] == count and not answer["rejected"])

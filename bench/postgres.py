@@ -49,7 +49,23 @@ class PostgresServer:
     """A server that runs. `url` is that of its maintenance database, as superuser, with the password."""
 
     url: sa.URL
+    _process: _Process
     _numbers: Iterator[int] = field(default_factory=count)
+
+    def stop(self, *, crash: bool = False) -> None:
+        """Ends it; its data directory and its port stay. Ending one that does not run does nothing.
+
+        Args: crash: all of its processes end at once. What was committed just before is gone too, unless the server
+            has synchronous_commit.
+        """
+        self._process.end(signal.SIGQUIT if crash else signal.SIGINT)
+
+    def start(self) -> None:
+        """Starts it again on its data and its port, and waits until it answers; one that runs is left alone.
+
+        Raises: OSError: it does not answer.
+        """
+        self._process.start()
 
     @contextmanager
     def database(self) -> Iterator[str]:
@@ -94,10 +110,13 @@ def postgres_server(
         made = subprocess.run([*as_user, initdb, *options], capture_output=True, text=True, check=False, cwd=folder)
         if made.returncode != 0:
             raise OSError(f"initdb failed: {made.stdout}{made.stderr}")
-        with _running([*as_user, postgres], folder, {**_SETTINGS, **(settings or {})}) as port:
-            yield PostgresServer(
-                sa.URL.create("postgresql+psycopg", SUPERUSER, password, "127.0.0.1", port, "postgres")
-            )
+        process = _Process([*as_user, postgres], folder, {**_SETTINGS, **(settings or {})})
+        try:
+            _start_somewhere(process)
+            url = sa.URL.create("postgresql+psycopg", SUPERUSER, password, "127.0.0.1", process.port, "postgres")
+            yield PostgresServer(url, process)
+        finally:
+            process.end()
 
 
 def _program(name: str) -> str:
@@ -124,44 +143,74 @@ def _as_user(*paths: Path) -> list[str]:
     return [*prefix, "--reuid", str(user.pw_uid), "--regid", str(user.pw_gid), "--clear-groups"]
 
 
-@contextmanager
-def _running(command: list[str], folder: Path, chosen: Mapping[str, str]) -> Iterator[int]:
-    """The port of a server on the data directory in `folder`."""
-    log = folder / "log"
-    while True:
-        port = _free_port()
-        settings = {**chosen, "port": str(port), "unix_socket_directories": str(folder)}
+class _PortTaken(OSError):
+    """Somebody else listens on the port."""
+
+
+class _Process:
+    """The server as a process, which may end and begin again.
+
+    Args:
+        command: the program.
+        folder: holds `data` and the log of the run at hand.
+        settings: of `postgresql.conf`.
+    Attributes:
+        port: where it listens on 127.0.0.1.
+    """
+
+    def __init__(self, command: list[str], folder: Path, settings: Mapping[str, str]) -> None:
+        self._command = command
+        self._folder = folder
+        self._settings = settings
+        self._server: subprocess.Popen[bytes] | None = None
+        self.port = 0
+
+    def start(self) -> None:
+        """Raises OSError: it did not start; _PortTaken: for that reason."""
+        if self._server is not None and self._server.poll() is None:
+            return
+        settings = {**self._settings, "port": str(self.port), "unix_socket_directories": str(self._folder)}
         options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
+        log = self._folder / "log"
         with log.open("w", encoding="utf-8") as stream:
-            server = subprocess.Popen(
-                [*command, "-D", str(folder / "data"), *options], stdout=stream, stderr=stream, cwd=folder
+            self._server = subprocess.Popen(
+                [*self._command, "-D", str(self._folder / "data"), *options],
+                stdout=stream,
+                stderr=stream,
+                cwd=self._folder,
             )
+        while "ready to accept connections" not in (said := log.read_text(encoding="utf-8")):
+            if self._server.poll() is not None:
+                kind = _PortTaken if "Address already in use" in said else OSError
+                raise kind(f"PostgreSQL did not start: {said}")
+            time.sleep(_LOOK_EVERY_S)
+
+    def end(self, number: signal.Signals = signal.SIGINT) -> None:
+        """Args: number: SIGINT ("fast") closes connections and does not wait for them; SIGQUIT is a crash."""
+        server, self._server = self._server, None
+        if server is None:
+            return
+        if server.poll() is None:
+            server.send_signal(number)
         try:
-            while "ready to accept connections" not in (said := log.read_text(encoding="utf-8")):
-                if server.poll() is not None:
-                    break
-                time.sleep(_LOOK_EVERY_S)
-            else:
-                yield port
-                return
-        finally:
-            _end(server)
-        # Somebody else may have taken the port meanwhile; nothing else is worth another try.
-        if "Address already in use" not in said:
-            raise OSError(f"PostgreSQL did not start: {said}")
+            server.wait(_ENDS_WITHIN_S)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            server.wait()
+
+
+def _start_somewhere(process: _Process) -> None:
+    """Starts it on a port that is free."""
+    while True:
+        process.port = _free_port()
+        try:
+            process.start()
+        except _PortTaken:  # meanwhile; nothing else is worth another try
+            continue
+        return
 
 
 def _free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port: int = listening.getsockname()[1]
         return port
-
-
-def _end(server: subprocess.Popen[bytes]) -> None:
-    if server.poll() is None:
-        server.send_signal(signal.SIGINT)  # "fast": it closes connections and does not wait for them
-    try:
-        server.wait(_ENDS_WITHIN_S)
-    except subprocess.TimeoutExpired:
-        server.kill()
-        server.wait()

@@ -1,7 +1,8 @@
 """`python -m bench report`: judging a large fleet by every policy, and the report on it from stored verdicts.
 
 The fleet has all windows and a histogram blob for each VM. Verdicts are stored by the job that a service runs every
-hour; the report is the whole command, from the start of Python to the last line.
+hour; the report is the whole command, from the start of Python to the last line. With --nodes the fleet is that of
+several aggregators on one PostgreSQL, and what a flush of all of them costs the server is measured as well.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from aggregator.fleet_db import open_fleet_read_only
 from bench.outcome import Bar, Outcome, Say
 from bench.postgres import PostgresAbsent, postgres_server
 from bench.report_fleet import build_fleet
+from bench.report_writes import measure_writes, table_bytes_per_vm
 from reports.__main__ import main as fallow_report
 from reports.fleet import read_facts, snapshot
 from reports.fleet_report import ON_THE_SPOT_VMS
@@ -42,8 +44,18 @@ REPORT_LIMIT_S = 0.3
 # What a VM takes in the database, indexes and all, twice: a run of verdicts goes through the write-ahead log.
 _BYTES_A_VM = 2 * 14_000
 _TOP = 50
-# Room for what is read again and again; the rest of the server is as it comes.
-_POSTGRES = {"shared_buffers": "256MB", "max_wal_size": "4GB", "maintenance_work_mem": "256MB"}
+# As Debian's package sets it up: durable, and with its own cleaning.
+_POSTGRES = {
+    "fsync": "on",
+    "full_page_writes": "on",
+    "synchronous_commit": "on",
+    "autovacuum": "on",
+    "shared_buffers": "128MB",
+    "max_wal_size": "1GB",
+}
+_UNSTORED = "classic"
+# Long runs: a fleet that was made an hour ago has not gone silent.
+_LENIENT = ("--silent-after", "12h")
 
 
 class _Measured(NamedTuple):
@@ -65,6 +77,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rounds", type=parse_count, default=7, help="reports whose median is taken (default: 7)")
     parser.add_argument("--seed", type=int, default=1, help="of the made-up fleet (default: 1)")
     parser.add_argument("--postgres", action="store_true", help="the same on a PostgreSQL server of its own")
+    parser.add_argument(
+        "--nodes", type=parse_count, default=1, help="aggregators of the fleet; more than one: PostgreSQL alone"
+    )
+    parser.add_argument(
+        "--flushes", type=parse_count, default=4, help="with --nodes: flushes whose writing is measured (default: 4)"
+    )
+    parser.add_argument(
+        "--flushed-vms", type=parse_count, default=50_000, help="with --nodes: VMs of each flush (default: 50000)"
+    )
     parser.add_argument("--folder", type=Path, help="where the databases go (default: a temporary folder)")
 
 
@@ -78,17 +99,18 @@ def run(options: argparse.Namespace, say: Say) -> Outcome:
     now_s = int(time.time()) // 60 * 60
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fallow-bench-", dir=options.folder)))
-        _check_disk(folder, options.vms, databases=2 if options.postgres else 1)
-        url = stack.enter_context(_postgres(options.folder)) if options.postgres else None
+        _check_disk(folder, options.vms, databases=2 if options.postgres and options.nodes == 1 else 1)
+        several = options.nodes > 1
+        url = stack.enter_context(_postgres(options.folder)) if options.postgres or several else None
+        if url is not None and several:
+            return _run_nodes(folder, url, options, now_s, say)
         say(f"SQLite: a fleet of {options.vms:,} VMs ...")
         build_fleet(folder, vms=options.vms, now_s=now_s, seed=options.seed)
         judged = _judge(folder, min(options.vms, JUDGED_VMS), now_s, say)
         sides = {"sqlite": _report("SQLite", ["--data", str(folder)], options, now_s, say)}
         database_bytes = sum(path.stat().st_size for path in folder.glob("fleet.db*"))
         if url is not None:
-            say(f"PostgreSQL: a fleet of {options.vms:,} VMs ...")
-            build_fleet(folder, vms=options.vms, now_s=now_s, seed=options.seed, url=url)
-            _vacuum(url)
+            _build(folder, url, options, now_s, say)
             sides["postgresql"] = _report("PostgreSQL", ["--fleet", url], options, now_s, say)
     return Outcome(
         figures={
@@ -100,6 +122,36 @@ def run(options: argparse.Namespace, say: Say) -> Outcome:
         },
         bars=(*judged.bars, *(bar for side in sides.values() for bar in side.bars)),
     )
+
+
+def _run_nodes(folder: Path, url: str, options: argparse.Namespace, now_s: int, say: Say) -> Outcome:
+    """The consolidated report over several aggregators, and what writing their summaries costs."""
+    _build(folder, url, options, now_s, say)
+    source = ["--fleet", url]
+    name = f"PostgreSQL, {options.nodes} nodes"
+    side = _report(name, source, options, now_s, say)
+    say(f"{name}: a policy that nobody stored verdicts of ...")
+    unstored = _run_command([*source, "--policy", _UNSTORED, "--top", str(_TOP), "--json", *_LENIENT])
+    sizes = table_bytes_per_vm(url, options.vms)
+    written = measure_writes(url, vms=options.flushed_vms, flushes=options.flushes, say=say)
+    return Outcome(
+        figures={
+            "vms": options.vms,
+            "nodes": options.nodes,
+            "bytes_per_vm": sizes,
+            **side.figures,
+            "unstored_policy_s": unstored.wall_s,
+            "unstored_policy_cpu_s": unstored.cpu_s,
+            "writes": written,
+        },
+        bars=side.bars,
+    )
+
+
+def _build(folder: Path, url: str, options: argparse.Namespace, now_s: int, say: Say) -> None:
+    say(f"PostgreSQL: a fleet of {options.vms:,} VMs ...")
+    build_fleet(folder, vms=options.vms, now_s=now_s, seed=options.seed, url=url, nodes=options.nodes)
+    _vacuum(url)
 
 
 def _check_disk(folder: Path, vms: int, *, databases: int) -> None:
@@ -151,8 +203,7 @@ def _judge(folder: Path, vms: int, now_s: int, say: Say) -> _Measured:
 
 def _report(name: str, source: list[str], options: argparse.Namespace, now_s: int, say: Say) -> _Measured:
     """The job that stores verdicts, then reports from them: whole commands, and in this process."""
-    # Long runs: a fleet that was made an hour ago has not gone silent.
-    source = [*source, "--silent-after", "12h"]
+    source = [*source, *_LENIENT]
     say(f"{name}: storing verdicts on {options.vms:,} VMs ...")
     stored = _run_command(["judge", "--store", *source])
     say(f"{name}: {options.rounds} reports ...")

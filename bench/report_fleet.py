@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import random
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -18,8 +18,8 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 import sqlalchemy as sa
 
-from aggregator.fleet import vm, vm_evidence, vm_summary, vm_window
-from aggregator.fleet_db import open_fleet
+from aggregator.fleet import node, vm, vm_evidence, vm_part, vm_summary, vm_window
+from aggregator.fleet_db import SCHEMA_REVISION, open_fleet
 from aggregator.histogram import Floats, Ints
 from aggregator.rollup import ABSENT, roll_up
 from aggregator.rows import SAMPLE_COLUMNS
@@ -32,6 +32,8 @@ _DAY_S = 86_400
 _INTERVAL_S = 300
 _HISTORY_DAYS = 31
 _SINCE_FLUSH_S = 300
+# Of the VMs of several nodes: those that have just gone from one to another.
+_PARTED_SHARE = 0.001
 _GIB = 1 << 30
 _COLUMN = {name: index for index, name in enumerate(SAMPLE_COLUMNS)}
 _CPU_COUNTS, _CPU_WEIGHTS = (1, 2, 4, 8, 16, 32), (10, 30, 30, 20, 8, 2)
@@ -97,12 +99,15 @@ _members = sa.Table(
 )
 
 
-def build_fleet(data: Path, *, vms: int, now_s: int, seed: int, url: str | None = None, histories: int = 300) -> None:
+def build_fleet(
+    data: Path, *, vms: int, now_s: int, seed: int, url: str | None = None, histories: int = 300, nodes: int = 1
+) -> None:
     """A fleet database: `fleet.db` in `data`, or at `url`. Repeatable, rows in no order, some VMs of every verdict.
 
     Args:
         now_s: time of the report; the newest flush was five minutes before.
         histories: VMs whose samples are made and rolled up, about 0.03 s each.
+        nodes: aggregators that have the VMs' histories; of a few VMs of more than one, two have a part.
     """
     # Alembic is what an aggregator starts with; reports and the other benchmarks do without.
     from aggregator.fleet_db import migrate  # noqa: PLC0415
@@ -117,9 +122,11 @@ def build_fleet(data: Path, *, vms: int, now_s: int, seed: int, url: str | None 
                 _hurry(connection)
             _building.create_all(connection)
             _insert_pool(connection, pool)
+            names = [f"node-{number}" for number in range(nodes)]
+            _insert(connection, node, [_node(name, now_s, vms // nodes) for name in names])
             fleet = _fleet(draw, len(pool), now_s, vms)
             while chunk := list(islice(fleet, _CHUNK_VMS)):
-                _insert_vms(connection, chunk)
+                _insert_vms(connection, chunk, names)
                 connection.commit()
             _building.drop_all(connection)
             connection.commit()
@@ -163,15 +170,65 @@ class _Made(NamedTuple):
     history: int
 
 
-def _insert_vms(connection: sa.Connection, chunk: Sequence[_Made]) -> None:
-    connection.execute(sa.insert(vm), [made.vm for made in chunk])
+def _insert(connection: sa.Connection, table: sa.Table, rows: Sequence[Mapping[str, object]]) -> None:
+    """Rows of the same columns."""
+    if not rows:
+        return
+    if connection.dialect.name == "sqlite":
+        connection.execute(sa.insert(table), rows)
+        return
+    driver = connection.connection.driver_connection
+    assert driver is not None
+    names = list(rows[0])
+    with driver.cursor().copy(f"COPY {table.name} ({', '.join(names)}) FROM STDIN") as copy:
+        for row in rows:
+            copy.write_row([row[name] for name in names])
+
+
+def _node(name: str, now_s: int, vms: int) -> dict[str, object]:
+    return {
+        "node": name,
+        "version": "1.0",
+        "revision": SCHEMA_REVISION,
+        "state": "up",
+        "started_s": now_s - _DAY_S,
+        "seen_s": now_s,
+        "vms": vms,
+        "owed": 0,
+    }
+
+
+def _insert_vms(connection: sa.Connection, chunk: Sequence[_Made], nodes: Sequence[str]) -> None:
+    _insert(connection, vm, [made.vm for made in chunk])
     summaries = [(made.summary, made.history) for made in chunk if made.summary is not None]
     if not summaries:
         return
-    connection.execute(sa.insert(vm_summary), [summary for summary, _ in summaries])
+    # An id is random, and says where its VM is as a load balancer's hash would.
+    homes = [int(str(summary["vm_id"])[:8], 16) % len(nodes) for summary, _ in summaries]
+    _insert(
+        connection,
+        vm_summary,
+        [{**summary, "node": nodes[home]} for (summary, _), home in zip(summaries, homes, strict=True)],
+    )
+    parted = summaries[:: round(1 / _PARTED_SHARE)] if len(nodes) > 1 else []
+    _insert(
+        connection,
+        vm_part,
+        [
+            {
+                "vm_id": summary["vm_id"],
+                "node": nodes[(home + 1) % len(nodes)],
+                "oldest_s": summary["oldest_s"],
+                "newest_s": cast(int, summary["newest_s"]) - 3600,
+                "noted_s": summary["updated_s"],
+            }
+            for (summary, _), home in zip(parted, homes[:: round(1 / _PARTED_SHARE)], strict=False)
+        ],
+    )
     connection.execute(sa.delete(_members))
-    connection.execute(
-        sa.insert(_members),
+    _insert(
+        connection,
+        _members,
         [
             {
                 "vm_id": summary["vm_id"],

@@ -12,15 +12,14 @@ from dataclasses import dataclass, field
 import sqlalchemy as sa
 
 from agent.settings import ConfigError
-from aggregator.admin_client import AdminClient
-from aggregator.fleet_db import open_fleet_read_only
+from aggregator.fleet_db import open_fleet_read_only, reading
 from orchestrate.checks import FreshChecks
 from orchestrate.config import OrchestrateConfig
 from orchestrate.database import SqlRecords, check_clock
 from orchestrate.driver import Driver
 from orchestrate.drivers.registry import open_driver
 from orchestrate.executor import Executor, Result
-from orchestrate.live_source import LiveSource
+from orchestrate.live_nodes import LiveNodes
 from orchestrate.moves import MOVES, release_room
 from orchestrate.orders import Timeouts
 from orchestrate.plan import Plan, Step
@@ -30,6 +29,9 @@ from orchestrate.report_events import tell_report
 from orchestrate.schema import open_orchestrate_db
 from orchestrate.sites import Sites
 from orchestrate.sources import Sources
+from reports.node_doors import NodeDoors, connector
+from reports.node_rows import read_nodes
+from reports.nodes import Node
 from reports.report_cli import check_window
 from reports.schema import open_report_db
 from reports.words import time_words
@@ -190,11 +192,16 @@ def open_control(
         records = SqlRecords(writer)
         sites = Sites(_open_drivers(config, clock), clock=clock, pause=pause)
         stack.callback(sites.close)
-        door = AdminClient(report.serve.aggregator_url, report.admin_token_file)
+
+        def nodes() -> tuple[Node, ...]:
+            with reading(reader) as connection:
+                return read_nodes(connection)
+
+        doors = NodeDoors(nodes, report.serve, clock=clock, connect=connector(report))
         sources = Sources(
             config=config,
             engine=reader,
-            live=LiveSource(door, clock=clock),
+            live=LiveNodes(doors.to_ask, clock=clock),
             sites=sites,
             records=records,
             clock=clock,

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from aggregator.admin_client import AdminUnavailable
 from aggregator.fleet import vm as vms
 from aggregator.histogram import Floats
-from orchestrate.live_source import LiveSource, LiveVm
+from orchestrate.live_source import Live, LiveVm, PartlyUnavailable
 from orchestrate.sighting import Figure, Fleet, Sighting
 from reports.facts import DAY_S, Facts, Vm
 from reports.fleet import CHUNK_VMS, FleetDamaged, read_facts, snapshot
@@ -68,11 +68,12 @@ class _Addresses(NamedTuple):
 
 
 def read_fleet(
-    engine: sa.Engine, live: LiveSource, judging: Judging, *, clock: Callable[[], float], all_minutes: bool = False
+    engine: sa.Engine, live: Live, judging: Judging, *, clock: Callable[[], float], all_minutes: bool = False
 ) -> Fleet:
     """Every VM of the catalogue, judged and seen now.
 
-    An aggregator that does not answer is told of in the fleet: what is stored is still shown, and nothing is done.
+    An aggregator that does not answer is told of in the fleet: what is stored is still shown, and nothing is done. Of
+    several that are asked, the VMs of those that do not answer are silent.
 
     Args:
         engine: of `aggregator.fleet_db.open_fleet_read_only`.
@@ -85,20 +86,28 @@ def read_fleet(
         sqlalchemy.exc.DBAPIError: it cannot be read.
     """
     found = _judged(engine, judging, clock())
-    problem = None
+    problem, is_live = None, True
+    unheard = set(found)
     try:
         idle = {vm_id for vm_id, known in found.items() if all_minutes or known.verdict is Verdict.IDLE}
         for vm_id, seen in live.read(idle):
+            unheard.discard(vm_id)
             if (known := found.get(vm_id)) is not None:
                 found[vm_id] = _with_live(known, seen)
-    except AdminUnavailable as error:
+    except PartlyUnavailable as error:
         problem = error.reason
-    return Fleet(read_s=clock(), sightings=found, live=problem is None, problem=problem)
+    except AdminUnavailable as error:
+        problem, is_live = error.reason, False
+    return Fleet(
+        read_s=clock(),
+        sightings=found,
+        live=is_live,
+        problem=problem,
+        unheard=frozenset(unheard) if is_live and problem is not None else frozenset(),
+    )
 
 
-def read_sighting(
-    engine: sa.Engine, live: LiveSource, vm_id: str, judging: Judging, *, now_s: float
-) -> Sighting | None:
+def read_sighting(engine: sa.Engine, live: Live, vm_id: str, judging: Judging, *, now_s: float) -> Sighting | None:
     """One VM judged and seen anew, its minutes too; None: the catalogue does not hold it.
 
     Raises: AdminUnavailable: the aggregator does not answer. Else as `read_fleet`.

@@ -46,8 +46,31 @@ class LiveVm:
     minutes: tuple[Minute, ...]
 
 
+class Live(Protocol):
+    """Who tells the newest minutes: one aggregator, or all nodes of a fleet."""
+
+    def read(self, with_minutes: Container[str] | None = None) -> Iterator[tuple[str, LiveVm]]:
+        """Every VM in memory, by id.
+
+        Args: with_minutes: ids of VMs whose minutes are wanted, the others have none; None: all of them.
+
+        Raises:
+            PartlyUnavailable: at the end, after all that could be read: some could not be asked.
+            AdminUnavailable: none could.
+        """
+        ...
+
+    def read_one(self, vm_id: str) -> LiveVm | None:
+        """One VM as it is now; None: nothing was heard of it lately. Raises: AdminUnavailable: nobody can tell."""
+        ...
+
+
+class PartlyUnavailable(AdminUnavailable):
+    """What was read is true, and is not all there is. `reason`: who could not be asked, and why."""
+
+
 class LiveSource:
-    """Reads `/v1/live`.
+    """Reads `/v1/live` of one aggregator.
 
     Args:
         door: of the aggregator; asked in the caller's thread.

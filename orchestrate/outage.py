@@ -70,11 +70,16 @@ def _problems(world: World, settings: ReclaimSettings) -> Iterator[str]:
     }
     # A sample from after now is no fresh one either: this machine's clock may have gone back.
     reporting = {vm_id: at_s for vm_id, at_s in newest.items() if world.now_s - at_s <= MEMORY_S}
-    silent = [at_s for at_s in reporting.values() if not -settings.max_skew_s <= world.now_s - at_s < settings.fresh_s]
+    silent = [
+        vm_id
+        for vm_id, at_s in reporting.items()
+        if vm_id in world.fleet.unheard or not -settings.max_skew_s <= world.now_s - at_s < settings.fresh_s
+    ]
     if world.fleet.sightings and not reporting:
         # Where all VMs sleep, nothing would show that this clock has jumped over somebody's grace.
         yield f"none of {count_words(len(world.fleet.sightings), 'VM')} has reported within a day"
-    yield from _too_many(len(silent), len(reporting), "that were reporting are silent now", settings)
+    why = "" if world.fleet.problem is None else f" ({world.fleet.problem})"
+    yield from _too_many(len(silent), len(reporting), f"that were reporting are silent now{why}", settings)
     known = {vm_id: one for vm_id, one in world.seen.items() if abs(world.now_s - one.seen_s) <= MEMORY_S}
     compared = {vm_id: one.verdict for vm_id, one in known.items() if vm_id not in asleep}
     changed = [

@@ -26,6 +26,7 @@ def plan_json(planned: Planned, world: World, *, following: str | None) -> str:
             **plan_document(planned.plan),
             "kept": bool(planned.plan.steps),
             "unread": dict(world.unread),
+            "aggregator_problem": world.fleet.problem,
             "stopped": [refusal_document(each) for each in planned.stopped],
             "refusals": [refusal_document(each) for each in planned.refusals],
             **({"hot": [asdict(each) for each in planned.hot]} if made is None else _reclaim_document(made)),
@@ -111,8 +112,10 @@ def _dropped(made: Reclaim, world: World) -> list[str]:
 
 
 def _unread(world: World) -> list[str]:
-    """Sites and hosts that do not answer: of their VMs nothing is known, and nothing is planned."""
-    lines = [f"{printable(name)}: does not answer: {printable(why)}" for name, why in sorted(world.unread.items())]
+    """Aggregators, sites and hosts that do not answer: of their VMs nothing is known, and nothing is planned."""
+    fleet = world.fleet
+    lines = [] if fleet.problem is None else [f"some newest minutes are not known: {printable(fleet.problem)}"]
+    lines += [f"{printable(name)}: does not answer: {printable(why)}" for name, why in sorted(world.unread.items())]
     lines += [
         f"{printable(one.driver)} {printable(host_id)}: does not answer: {printable(why)}"
         for one in world.inventories

@@ -84,11 +84,13 @@ class Fleet:
 
     Args:
         read_s: the controller's clock.
-        live: the aggregator answered; where it did not, `newest_s` and `minutes` are as old as the last flush.
-        problem: why it did not, in plain words.
+        live: an aggregator answered; where none did, `newest_s` and `minutes` are as old as the last flush.
+        problem: why none did, or of several some did not, in plain words.
+        unheard: ids of VMs that none of those that answered told of, where some did not.
     """
 
     read_s: float
     sightings: Mapping[str, Sighting]
     live: bool
     problem: str | None = None
+    unheard: frozenset[str] = frozenset()

@@ -15,7 +15,7 @@ from orchestrate.config import OrchestrateConfig
 from orchestrate.fleet_source import Judging, read_evidence, read_fleet, read_sighting
 from orchestrate.groups import group_of
 from orchestrate.inventory import Vm, VmRef
-from orchestrate.live_source import LiveSource
+from orchestrate.live_source import Live
 from orchestrate.outside import Outside
 from orchestrate.records import Records
 from orchestrate.sighting import Fleet, Sighting
@@ -58,7 +58,7 @@ class Sources:
 
     config: OrchestrateConfig
     engine: sa.Engine
-    live: LiveSource
+    live: Live
     sites: Sites
     records: Records
     clock: Callable[[], float]

@@ -181,6 +181,7 @@ def _inventory_json(world: World) -> str:
         {
             "read_s": world.now_s,
             "aggregator_answers": world.fleet.live,
+            "aggregator_problem": world.fleet.problem,
             "unread": dict(world.unread),
             "hosts": [
                 {
@@ -240,8 +241,9 @@ def _inventory_text(world: World, around: Surroundings) -> str:
             console.print(printable(f"{inventory.driver} {host_id}: does not answer: {why}"))
     for name, why in world.unread.items():
         console.print(printable(f"{name}: does not answer: {why}"))
-    if not world.fleet.live:
-        console.print(printable(f"agents' last minutes are not known: {world.fleet.problem}"))
+    if world.fleet.problem is not None:
+        whose = "some agents'" if world.fleet.live else "agents'"
+        console.print(printable(f"{whose} last minutes are not known: {world.fleet.problem}"))
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", pad_edge=False)
     for header in ("VM", "host", "state", "size", "owner", "agent", "matched by", "verdict"):
         table.add_column(header, overflow="fold")

@@ -327,6 +327,8 @@ class Watch:
         """The world now; who does not answer is noted once."""
         world = self._control.sources.world(all_minutes=all_minutes)
         lines = [f"{name} does not answer: {why}" for name, why in world.unread.items()]
+        if world.fleet.live and world.fleet.problem is not None:
+            lines.append(f"some agents' last minutes are not known: {world.fleet.problem}")
         note.problems += [line for line in lines if line not in note.problems]
         return world
 

@@ -165,6 +165,18 @@ def _user(options: argparse.Namespace, config: ReportConfig, around: Surrounding
     return run(options, config, terminal, clock=around.clock)
 
 
+def _nodes_options(parser: argparse.ArgumentParser) -> None:
+    from reports.nodes_cli import add_options
+
+    add_options(parser)
+
+
+def _nodes(options: argparse.Namespace, config: ReportConfig, around: Surroundings) -> int:
+    from reports.nodes_cli import run
+
+    return run(options, config, clock=around.clock, out=around.out, width=around.width, colour=around.colour)
+
+
 def _serve_options(parser: argparse.ArgumentParser) -> None:
     from reports.web.cli import add_options
 
@@ -200,6 +212,9 @@ COMMANDS: Mapping[str, Command] = {
     "keep": Command(summary="Keeps VMs from being reclaimed until a date.", options=_keep_options, run=_keep),
     "judge": Command(
         summary="Judges recorded VMs, or the fleet for later reports.", options=_judge_options, run=_judge
+    ),
+    "nodes": Command(
+        summary="Lists the aggregators of the fleet, and what each holds.", options=_nodes_options, run=_nodes
     ),
     "schedule": Command(
         summary="Delivers reports by mail, webhook or into a directory.", options=_schedule_options, run=_schedule

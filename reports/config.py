@@ -56,8 +56,9 @@ class ServeConfig:
         listen: host and port; port 0 takes any free one.
         door: TLS, or plain text behind a proxy.
         names: of this server, under which browsers may come, beside those of this machine.
-        aggregator_url: its admin door, which has the samples.
-        admin_token_file: None: `admin.token` in the data directory.
+        aggregator_url: the admin door of a fleet's one aggregator, which has the samples. Several each tell their own.
+        admin_token_file: None: `admin.token` in the data directory. All aggregators of a fleet have the same.
+        nodes_ca: PEM file of the authorities that aggregators are verified by; None: the system's.
         judge_every_s: how often the whole fleet is judged.
         fresh_for_s: older verdicts are no longer shown as those of now.
     """
@@ -67,6 +68,7 @@ class ServeConfig:
     names: tuple[str, ...] = ()
     aggregator_url: str = "http://127.0.0.1:8900"
     admin_token_file: Path | None = None
+    nodes_ca: Path | None = None
     judge_every_s: float = 3600.0
     fresh_for_s: float = 7200.0
 
@@ -313,12 +315,14 @@ def _prices(reader: SettingsReader, base: Prices) -> Prices:
 def _serve(reader: SettingsReader, base: ServeConfig) -> ServeConfig:
     key = "report.serve"
     token_file = reader.take(f"{key}.admin_token_file", parse_text, "")
+    nodes_ca = reader.take(f"{key}.nodes_ca", parse_text, "")
     serve = ServeConfig(
         listen=reader.take(f"{key}.listen", parse_host_port, base.listen),
         door=take_listen_settings(reader, key, base.door),
         names=reader.take(f"{key}.names", parse_names, base.names),
-        aggregator_url=reader.take(f"{key}.aggregator", _parse_aggregator, base.aggregator_url),
+        aggregator_url=reader.take(f"{key}.aggregator", parse_aggregator_url, base.aggregator_url),
         admin_token_file=Path(token_file) if token_file else base.admin_token_file,
+        nodes_ca=Path(nodes_ca) if nodes_ca else base.nodes_ca,
         judge_every_s=reader.take(f"{key}.judge_every", parse_duration_s, base.judge_every_s),
         fresh_for_s=reader.take(f"{key}.fresh_for", parse_duration_s, base.fresh_for_s),
     )
@@ -329,7 +333,8 @@ def _serve(reader: SettingsReader, base: ServeConfig) -> ServeConfig:
     return serve
 
 
-def _parse_aggregator(text: object) -> str:
+def parse_aggregator_url(text: object) -> str:
+    """Where an admin door is asked. Raises: ValueError: no address, or plain text to another machine."""
     from aggregator.admin_client import parse_admin_url  # noqa: PLC0415
 
     server = parse_admin_url(text)

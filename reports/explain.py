@@ -67,6 +67,7 @@ def explain(
             newest_s=newest_s,
             oldest_s=oldest_s,
             kept=(kept or {}).get(vm.vm_id),
+            now_s=now_s,
         )
         found.append(
             Judgement(

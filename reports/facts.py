@@ -12,6 +12,7 @@ import numpy as np
 
 from aggregator.evidence import Evidence
 from aggregator.histogram import Floats
+from reports.nodes import Part
 
 DAY_S = 86_400
 
@@ -24,6 +25,7 @@ class Vm:
         power_state: `on`, `off` or None where no inventory tells.
         enrolled_s: None for a VM that is known from a CSV and runs no agent.
         flags: what makes its figures doubtful, such as `identity_conflict`.
+        parts: of its history that lie elsewhere than at home; where there are any, the flag `history_split` is set.
     """
 
     vm_id: str
@@ -35,6 +37,7 @@ class Vm:
     power_state: str | None = None
     enrolled_s: int | None = None
     flags: tuple[str, ...] = ()
+    parts: tuple[Part, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

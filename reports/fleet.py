@@ -13,12 +13,15 @@ import sqlalchemy as sa
 from aggregator.evidence import Evidence
 from aggregator.fleet import vm as vms
 from aggregator.fleet import vm_evidence as evidence
+from aggregator.fleet import vm_part as parts
 from aggregator.fleet import vm_summary as summaries
 from aggregator.fleet import vm_window as windows
 from aggregator.fleet_db import reading
 from aggregator.histogram import Floats, Ints
 from aggregator.summary import STATISTIC_COLUMNS, WINDOWS_DAYS
 from reports.facts import Facts, Vm, WindowFacts
+from reports.node_rows import read_parts
+from reports.nodes import HISTORY_SPLIT_FLAG
 from reports.policy import Bools
 
 # VMs at a time: few enough for memory, enough for numpy.
@@ -141,6 +144,9 @@ def _read_chunk(
     for vm_id, text in zip(vm_ids, texts, strict=True):
         if text != "[]" and vm_id in place:
             flags[place[vm_id]] = _texts(text, f"flags of {vm_id}")
+    elsewhere = read_parts(connection, wanted(parts.c.vm_id))
+    for vm_id in elsewhere.keys() & place.keys():
+        flags[place[vm_id]] += (HISTORY_SPLIT_FLAG,)
     bodies: list[bytes | None] = [None] * size
     if with_evidence:
         bodies_query = sa.select(evidence.c.vm_id, evidence.c.body).where(wanted(evidence.c.vm_id))
@@ -159,6 +165,7 @@ def _read_chunk(
                 power_state=row[6],
                 enrolled_s=row[7],
                 flags=flags[number],
+                parts=elsewhere.get(row[0], ()),
             )
             for number, row in enumerate(rows)
         ],

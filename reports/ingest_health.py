@@ -14,6 +14,7 @@ import sqlalchemy as sa
 
 from aggregator.fleet import vm as vms
 from aggregator.fleet import vm_summary as summaries
+from reports.node_rows import split_ids
 from reports.verdicts import Limits
 
 WORST = 50
@@ -32,6 +33,7 @@ class Trouble(StrEnum):
     SKEWED = "skewed"
     CONFLICTS = "conflicts"
     FLAGGED = "flagged"
+    SPLIT = "split"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,6 +128,7 @@ def _tests(now_s: float, flushed_s: float, limits: Limits) -> dict[Trouble, _Tes
         Trouble.SKEWED: (skew_s > limits.max_skew_s, skew_s.desc()),
         Trouble.CONFLICTS: (summaries.c.conflicts > 0, summaries.c.conflicts.desc()),
         Trouble.FLAGGED: (summaries.c.flags != "[]", vms.c.vm_id),
+        Trouble.SPLIT: (vms.c.vm_id.in_(split_ids()), vms.c.vm_id),
     }
 
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import isfinite
-from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from aggregator.admin_client import DEFAULT_TIMEOUT_S, AdminClient, AdminUnavailable
+from aggregator.admin_client import AdminUnavailable
 from aggregator.rows import ROW_BYTES
+from reports.node_doors import Door, NodeDoor, in_parallel
+from reports.nodes import Node
 
 # After the last time that a sample can have: the answer has the aggregator's clock, and not all of its VMs.
 _NEVER_S = 2**32 - 1
@@ -118,13 +119,10 @@ class NotLive:
 
 
 class AdminLive:
-    """Asks the running aggregator.
+    """Asks the running aggregator behind a door."""
 
-    Args: as `AdminClient` takes them.  Raises: ValueError: `url` is none.
-    """
-
-    def __init__(self, url: str, token_file: Path, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
-        self._client = AdminClient(url, token_file, timeout_s=timeout_s)
+    def __init__(self, door: Door) -> None:
+        self._client = door
 
     def read(self) -> Live | NotLive:
         """Its health now, or why there is none to be had. Blocks: call it in a thread."""
@@ -146,6 +144,19 @@ class AdminLive:
         if not isinstance(now_s, int | float):
             raise AdminUnavailable(f"{self._client.place} does not tell its time")
         return float(now_s)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeLive:
+    """One aggregator's health. `node`: None where it has told nothing of itself to the fleet database."""
+
+    node: Node | None
+    health: Live | NotLive
+
+
+def read_all(doors: Iterable[NodeDoor]) -> tuple[NodeLive, ...]:
+    """Every node's, asked at the same time. Blocks: call it in a thread."""
+    return tuple(in_parallel(lambda one: NodeLive(node=one.node, health=AdminLive(one.door).read()), doors))
 
 
 def parse_metrics(text: str, *, now_s: float) -> Live:

@@ -9,6 +9,7 @@ from reports.facts import Vm
 from reports.hours_words import needed_words
 from reports.judgement import Figure, Size, Timetable
 from reports.measures import NAMES
+from reports.nodes import HISTORY_SPLIT_FLAG, part_words
 from reports.policy import Comparison
 from reports.quantities import limit_words
 from reports.sizing import SizingLimits
@@ -22,6 +23,7 @@ class Grounds:
 
     Args:
         kept: who keeps the VM until when and why, if anybody.
+        now_s: time of the report, Unix seconds.
     """
 
     vm: Vm
@@ -33,6 +35,7 @@ class Grounds:
     newest_s: float | None
     oldest_s: float | None
     kept: str | None
+    now_s: float
 
 
 def reason(grounds: Grounds, settings: Settings) -> str:
@@ -65,6 +68,8 @@ def _of_data(grounds: Grounds, settings: Settings) -> str:  # noqa: PLR0911  one
         return f"Clock skew: at the newest push the VM's clock was off by {_value(skew)} ({_limit(skew)})"
     if cause is Cause.FLAGGED and "store_replaced" in vm.flags:
         return "Flagged: its history was damaged or lost, and what came since has not been accepted by a person"
+    if cause is Cause.FLAGGED and set(vm.flags) == {HISTORY_SPLIT_FLAG}:
+        return f"Flagged: {listed_words([part_words(part, grounds.now_s) for part in vm.parts])}"
     if cause is Cause.FLAGGED:
         return f"Flagged: {', '.join(flag.replace('_', ' ') for flag in vm.flags)}; its figures may not be its own"
     if cause is Cause.NO_WINDOW:

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from agent.wire import is_vm_id
-from aggregator.admin_client import DEFAULT_TIMEOUT_S, AdminClient, AdminUnavailable
+from aggregator.admin_client import AdminUnavailable
 from aggregator.series import DEFAULT_POINTS, SERIES, Curve, Number, Series, Span
 from aggregator.store_files import StoreError, store_path
 from aggregator.store_series import read_series
+from reports.node_doors import Door
 
 
 class SeriesUnavailable(Exception):
@@ -47,14 +48,19 @@ class SeriesSource(Protocol):
         ...
 
 
+class SeriesFinder(Protocol):
+    """Who looks for a series at several places."""
+
+    def find(self, vm_id: str, from_s: int, to_s: int, points: int = DEFAULT_POINTS) -> Found:
+        """As SeriesSource, with who told it and what is missing."""
+        ...
+
+
 class AdminSeries:
-    """Asks the running aggregator, which has the newest minutes too.
+    """Asks the running aggregator behind a door, which has the newest minutes too."""
 
-    Args: as `AdminClient` takes them.  Raises: ValueError: `url` is none.
-    """
-
-    def __init__(self, url: str, token_file: Path, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
-        self._client = AdminClient(url, token_file, timeout_s=timeout_s)
+    def __init__(self, door: Door) -> None:
+        self._client = door
 
     @property
     def name(self) -> str:
@@ -107,11 +113,13 @@ class Found:
     Attributes:
         source: name of the one that answered.
         passed: why those before it did not, in their order.
+        missing: what history there is beside this, and why it is not in it, a sentence each.
     """
 
     series: Series
     source: str
     passed: tuple[str, ...]
+    missing: tuple[str, ...] = ()
 
 
 class FirstOf:

@@ -16,7 +16,8 @@ from aggregator.series import Span as SeriesSpan
 from reports.exemption_table import Exemptions
 from reports.exemptions import Exemption, ExemptionRefused, NotFound
 from reports.facts import DAY_S
-from reports.live import Live
+from reports.live import Live, NodeLive
+from reports.node_words import history_object, nodes_object
 from reports.policy_words import policy_object
 from reports.render import judgement_object, savings_object, timetable_object, to_json
 from reports.series import SeriesUnavailable, UnknownVm
@@ -31,6 +32,7 @@ from reports.web.health_pages import find_health
 from reports.web.host_pages import find_host, find_host_series, find_hosts
 from reports.web.hosts import Hosts, HostSum
 from reports.web.judging_runs import JudgingRuns
+from reports.web.node_pages import find_nodes
 from reports.web.params import LIST_NAMES, PAGE_VMS, check_names, read_list, read_whole
 from reports.web.policy_pages import choosing_of
 from reports.web.remembered import Remembered
@@ -44,6 +46,7 @@ MAX_HOST_POINTS = 500
 _MAX_TIME_S = 2**32 - 1  # a packed row's `ts`
 _DEFAULT_SPAN_S = 14 * DAY_S
 _BY_NAMES = ("policy", "window")
+SEVERAL = "the fleet has several aggregators: each is in nodes"
 
 
 class Api:
@@ -69,6 +72,7 @@ class Api:
             "api_host": self.host,
             "api_host_series": self.host_series,
             "api_health": self.health,
+            "api_nodes": self.nodes,
             "api_policies": self.policies,
             "api_compare": self.compare,
             "api_exemptions": self.exemptions,
@@ -103,6 +107,7 @@ class Api:
                 "judgements": {name: judgement_object(one) for name, one in found.report.judgements.items()},
                 "exemption": None if found.exemption is None else _exemption(found.exemption, now_s),
                 "events": [{**asdict(event), "kind": event.kind.value} for event in found.events],
+                "history": history_object(found.history, now_s),
             }
         )
 
@@ -114,11 +119,13 @@ class Api:
         (vm_id,) = asked.ids
         self._check_known(vm_id)
         try:
-            found = self._backing.series.read(vm_id, from_s, to_s, points)
+            answer = self._backing.series.find(vm_id, from_s, to_s, points)
+            found, missing = answer.series, answer.missing
         except UnknownVm:
             # The catalogue knows it, and no sample of it is anywhere.
             span = SeriesSpan(from_s=from_s, to_s=to_s, points=points)
             found = Series(vm=vm_id, from_s=from_s, to_s=to_s, step_s=step_of(span, 60), ends_s=[], series={})
+            missing = ()
         except SeriesUnavailable as error:
             problem = Problem(503, "series-unavailable", error.reason, retry_after_s=ASK_AGAIN_S)
             raise Refused(problem) from error
@@ -136,6 +143,7 @@ class Api:
                     else {"min": [], "mean": [], "max": []}
                     for name, curve in curves.items()
                 },
+                "missing": list(missing),
             }
         )
 
@@ -210,15 +218,22 @@ class Api:
     def health(self, asked: Asked) -> Answer:
         """Whether figures come in."""
         check_names(asked.query)
-        health, live = find_health(self._backing)
+        health, told = find_health(self._backing)
+        only = _health_of(told[0]) if len(told) == 1 else {"aggregator": None, "aggregator_problem": SEVERAL}
         return json_answer(
             {
                 "generated_at_s": self._backing.clock(),
                 **asdict(health),
-                "aggregator": asdict(live) if isinstance(live, Live) else None,
-                "aggregator_problem": None if isinstance(live, Live) else live.reason,
+                **only,
+                "nodes": [{"node": None if one.node is None else one.node.name, **_health_of(one)} for one in told],
             }
         )
+
+    def nodes(self, asked: Asked) -> Answer:
+        """Every aggregator of the fleet."""
+        check_names(asked.query)
+        found = find_nodes(self._backing)
+        return json_answer(nodes_object(found, self._backing.clock()))
 
     def policies(self, asked: Asked) -> Answer:
         """Every policy with its rules."""
@@ -305,6 +320,14 @@ class Api:
 def _waiting(found: Waiting) -> Answer:
     value = {"state": "in progress", "detail": found.text, "retry_after_s": ASK_AGAIN_S}
     return json_answer(value, status=202, headers={"Retry-After": str(ASK_AGAIN_S)})
+
+
+def _health_of(told: NodeLive) -> dict[str, object]:
+    health = told.health
+    return {
+        "aggregator": asdict(health) if isinstance(health, Live) else None,
+        "aggregator_problem": None if isinstance(health, Live) else health.reason,
+    }
 
 
 def _exemption(one: Exemption, now_s: float) -> dict[str, object]:

@@ -19,6 +19,7 @@ from reports.web.host_pages import HostPages
 from reports.web.judging_runs import JudgingRuns
 from reports.web.list_pages import ListPages
 from reports.web.login_pages import Desk
+from reports.web.node_pages import NodePages
 from reports.web.parts import frame
 from reports.web.people_pages import people_handlers
 from reports.web.policy_pages import PolicyPages
@@ -43,6 +44,7 @@ def make_handlers(
         VmPages(backing, renderer, runs).handlers(),
         HostPages(backing, renderer, runs).handlers(),
         HealthPages(backing, renderer).handlers(),
+        NodePages(backing, renderer).handlers(),
         ExemptionPages(backing, renderer, runs.judge_again).handlers(),
         DeliveryPages(backing, renderer).handlers(),
         PolicyPages(backing, renderer, comparing).handlers(),

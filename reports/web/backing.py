@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from reports.config import ReportConfig
 from reports.fleet_report import ON_THE_SPOT_VMS
-from reports.live import Live, NotLive
-from reports.series import SeriesSource
+from reports.live import NodeLive
+from reports.series import SeriesFinder, SeriesSource
 from reports.web.background import Task
 from reports.web.fleet_source import FleetSource
 
@@ -36,7 +36,7 @@ class Backing:
         tasks: judging and comparing of large fleets.
         series: figures of one VM over time.
         request_series: makes the same for one request about many VMs, which must not wait for each of them.
-        live: the aggregator's health.
+        live: the health of every aggregator that is to be asked; one at least.
         clock: Unix time in seconds.
         arguments: of a command of `fallow-report`, to read the same fleet with the same settings.
         on_the_spot_vms: fleets up to this size are judged for each page.
@@ -45,9 +45,9 @@ class Backing:
     config: ReportConfig
     fleet: FleetSource
     tasks: Tasks
-    series: SeriesSource
+    series: SeriesFinder
     request_series: Callable[[], SeriesSource]
-    live: Callable[[], Live | NotLive]
+    live: Callable[[], Sequence[NodeLive]]
     clock: Callable[[], float]
     arguments: tuple[str, ...] = ()
     on_the_spot_vms: int = ON_THE_SPOT_VMS

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from reports.fleet import snapshot
 from reports.ingest_health import Affected, AgentState, IngestHealth, Trouble, read_ingest_health
-from reports.live import Live, NotLive
+from reports.live import Live, NodeLive, NotLive
 from reports.web.answers import Answer, Asked, Handler
 from reports.web.backing import Backing
 from reports.web.params import vm_path
 from reports.web.parts import frame
 from reports.web.renderer import Renderer
-from reports.web.views import AgentGroup, AgentLine, HealthView, LiveLine, Notice
+from reports.web.views import AgentGroup, AgentLine, HealthView, LiveLine, LiveNode, Notice
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +59,12 @@ _GROUPS: Mapping[Trouble, _Group] = {
         "Their figures are doubtful, so that they are not judged.",
         ("flags", "newest_s"),
     ),
+    Trouble.SPLIT: _Group(
+        "History on several nodes",
+        "Part of their history lies on another node than the one that keeps it, so that they are not judged until that "
+        "has taken it in. The nodes page says what holds that up.",
+        ("newest_s", "age_s"),
+    ),
     Trouble.NO_AGENT: _Group(
         "Run no agent",
         "They are known from an import alone: install and enrol the agent to have them judged.",
@@ -74,8 +80,8 @@ _GROUPS: Mapping[Trouble, _Group] = {
 }
 
 
-def find_health(backing: Backing) -> tuple[IngestHealth, Live | NotLive]:
-    """Both sides: what is stored, and what runs."""
+def find_health(backing: Backing) -> tuple[IngestHealth, Sequence[NodeLive]]:
+    """Both sides: what is stored, and what runs, node by node."""
     with snapshot(backing.fleet.reader) as connection:
         health = read_ingest_health(connection, backing.clock(), backing.config.limits)
     return health, backing.live()
@@ -94,9 +100,13 @@ class HealthPages:
 
     def show(self, asked: Asked) -> Answer:
         """The page."""
-        health, live = find_health(self._backing)
-        problem = live.reason if isinstance(live, NotLive) else None
-        notice = None if problem is None else Notice(kind="warning", text=f"The aggregator does not answer: {problem}.")
+        health, told = find_health(self._backing)
+        nodes = tuple(_node(one, named=len(told) > 1) for one in told)
+        notices = [
+            Notice(kind="warning", text=f"{one.title} does not answer: {one.problem}.")
+            for one in nodes
+            if one.problem is not None
+        ]
         view = HealthView(
             frame=frame(
                 asked,
@@ -104,14 +114,14 @@ class HealthPages:
                 "health",
                 zone=self._backing.config.zone,
                 now_s=self._backing.clock(),
-                notices=[notice],
+                notices=notices,
             ),
             vms=health.vms,
             reporting=health.reporting,
             flushed_s=health.flushed_s,
             groups=tuple(_group(trouble, group, health.troubles[trouble]) for trouble, group in _GROUPS.items()),
-            live=_live_lines(live) if isinstance(live, Live) else (),
-            live_problem=problem,
+            nodes=nodes,
+            nodes_href="/nodes" if any(one.node is not None for one in told) else None,
         )
         return self._renderer.page(view)
 
@@ -140,6 +150,15 @@ def _agent(state: AgentState) -> AgentLine:
         skew_s=state.skew_s,
         conflicts=state.conflicts,
         flags=state.flags,
+    )
+
+
+def _node(told: NodeLive, *, named: bool) -> LiveNode:
+    health = told.health
+    return LiveNode(
+        title=f"Node {told.node.name}" if named and told.node is not None else "The aggregator",
+        lines=() if isinstance(health, NotLive) else _live_lines(health),
+        problem=health.reason if isinstance(health, NotLive) else None,
     )
 
 

@@ -12,19 +12,23 @@ from urllib.parse import urlsplit
 from twisted.application.service import Service
 from twisted.logger import Logger
 
-from aggregator.fleet_db import open_fleet_read_only
+from aggregator.fleet_db import open_fleet_read_only, reading
 from reports.config import ReportConfig
-from reports.live import AdminLive
+from reports.live import read_all
+from reports.node_doors import NodeDoors, connector
+from reports.node_rows import read_nodes, read_whereabouts
+from reports.node_series import NodeSeries, Sources, asked_at
+from reports.nodes import Node, Whereabouts
 from reports.people.administration import Actor
 from reports.people.gate import open_gate
 from reports.schema import open_report_db
-from reports.series import AdminSeries, FirstOf, LocalSeries
+from reports.series import LocalSeries
 from reports.web.app import make_handlers
 from reports.web.background import Background
 from reports.web.backing import ON_THE_SPOT_VMS, Backing
 from reports.web.door import Doorkeeper, make_site
 from reports.web.fleet_source import FleetSource
-from reports.web.giving_up import GivingUp
+from reports.web.giving_up import giving_up_on_each
 from reports.web.judging_runs import JudgingRuns
 from reports.web.login_pages import Desk
 from reports.web.page_server import EVERY_INTERFACE, PageServer, link_origin, open_provider, surface_of
@@ -74,15 +78,19 @@ class PagesService(Service):
         self._fleet = _open_fleet(config)
         self._background = Background(reactor=reactor, clock=clock)
         static = load_static_files()
-        asked = AdminSeries(config.serve.aggregator_url, config.admin_token_file, timeout_s=_AGGREGATOR_S)
+        doors = NodeDoors(self._nodes, config.serve, clock=clock, connect=connector(config, timeout_s=_AGGREGATOR_S))
         local = LocalSeries(config.data_dir)
+
+        def series(sources: Sources) -> NodeSeries:
+            return NodeSeries(doors.all, self._whereabouts, local=local, clock=clock, sources=sources)
+
         backing = Backing(
             config=config,
             fleet=self._fleet,
             tasks=self._background,
-            series=FirstOf([asked, local]),
-            request_series=lambda: FirstOf([GivingUp(asked), local]),
-            live=AdminLive(config.serve.aggregator_url, config.admin_token_file, timeout_s=_AGGREGATOR_S).read,
+            series=series(asked_at),
+            request_series=lambda: series(giving_up_on_each()),
+            live=lambda: read_all(doors.to_ask()),
             clock=clock,
             arguments=tuple(arguments),
             on_the_spot_vms=on_the_spot_vms,
@@ -105,6 +113,14 @@ class PagesService(Service):
         self._site = make_site(
             handlers, error_page, static, keeper=keeper, reactor=reactor, threads=self._server.threads
         )
+
+    def _nodes(self) -> tuple[Node, ...]:
+        with reading(self._fleet.reader) as connection:
+            return read_nodes(connection)
+
+    def _whereabouts(self, vm_id: str) -> Whereabouts:
+        with reading(self._fleet.reader) as connection:
+            return read_whereabouts(connection, vm_id)
 
     async def start(self) -> Serving:
         """Listens, and has the fleet judged at its times. Raises: CannotListenError."""

@@ -23,6 +23,9 @@ from reports.web.views_run import (
     HostsView,
     HostView,
     LiveLine,
+    LiveNode,
+    NodeLine,
+    NodesView,
 )
 from reports.web.views_shared import Bar, Choice, Distribution, ExemptionLine, Form, Frame, Judged, Notice
 from reports.web.views_vm import EventLine, HeatCell, HeatMap, HeatRow, PolicyLine, SeriesLine, VmLinks, VmView
@@ -59,7 +62,10 @@ __all__ = [
     "Judged",
     "LinkView",
     "LiveLine",
+    "LiveNode",
     "LoginView",
+    "NodeLine",
+    "NodesView",
     "Notice",
     "OwnerLine",
     "Pages",
@@ -97,6 +103,7 @@ View = (
     | HostsView
     | HostView
     | HealthView
+    | NodesView
     | ExemptionsView
     | DeliveriesView
     | PoliciesView
@@ -116,6 +123,7 @@ TEMPLATES: Mapping[type[View], str] = {
     HostsView: "hosts.html.j2",
     HostView: "host.html.j2",
     HealthView: "health.html.j2",
+    NodesView: "nodes.html.j2",
     ExemptionsView: "exemptions.html.j2",
     DeliveriesView: "deliveries.html.j2",
     PoliciesView: "policies.html.j2",

@@ -81,7 +81,7 @@ class AgentGroup:
     """VMs with the same trouble.
 
     Attributes:
-        key: `late`, `silent`, `never`, `no_agent`, `powered_off`, `skewed`, `conflicts` or `flagged`.
+        key: `late`, `silent`, `never`, `no_agent`, `powered_off`, `skewed`, `conflicts`, `flagged` or `split`.
         words: what it means and what to do.
         vms: how many there are.
         worst: at most 50 of them, the worst first.
@@ -108,6 +108,15 @@ class LiveLine:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LiveNode:
+    """What one aggregator says of itself. `lines`: none where it does not answer, and `problem` says why."""
+
+    title: str
+    lines: tuple[LiveLine, ...]
+    problem: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HealthView:
     """`/health` (template `health.html.j2`).
 
@@ -115,7 +124,8 @@ class HealthView:
         vms: in the catalogue; `reporting` of them have sent something lately.
         flushed_s: when the aggregator last wrote figures to the fleet database; None: never.
         groups: every group, also those without VMs.
-        live: what the aggregator says of itself; empty where it does not answer, and `live_problem` says why.
+        nodes: every aggregator that was asked.
+        nodes_href: the page of all nodes; None where none has told of itself.
     """
 
     frame: Frame
@@ -123,8 +133,42 @@ class HealthView:
     reporting: int
     flushed_s: float | None
     groups: tuple[AgentGroup, ...]
-    live: tuple[LiveLine, ...]
-    live_problem: str | None
+    nodes: tuple[LiveNode, ...]
+    nodes_href: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeLine:
+    """One aggregator on the page of nodes; None is not known.
+
+    Attributes:
+        state: `up`, `draining`, `stopped`, `away` or `unknown`.
+        words: what there is to know of its state, in clauses.
+        free_bytes: room on the disk of its stores.
+        problems: why parts were not taken in, with how many VMs each holds up.
+    """
+
+    name: str
+    state: str
+    is_trouble: bool
+    words: tuple[str, ...]
+    seen_s: float | None
+    version: str | None
+    address: str | None
+    home_vms: int
+    heard_vms: int | None
+    owed: int | None
+    free_bytes: int | None
+    parts: int
+    problems: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodesView:
+    """`/nodes` (template `nodes.html.j2`): all of them by name."""
+
+    frame: Frame
+    rows: tuple[NodeLine, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -112,10 +112,12 @@ class VmView:
         events: newest first.
         charts: drawn by script from `links.series`; `from_s`, `to_s` is the span to begin with.
         name: what people call it: its name, host name or id.
+        home: the node that keeps its history; None where there is one node, or nobody has said.
     """
 
     frame: Frame
     name: str
+    home: str | None
     judged: Judged
     judgement: Judgement
     currency: str | None

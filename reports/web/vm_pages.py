@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from reports.events import Event, read_events
@@ -12,6 +12,8 @@ from reports.facts import DAY_S
 from reports.fleet import snapshot
 from reports.fleet_report import VmReport, read_vm
 from reports.judgement import Judgement
+from reports.node_rows import read_nodes, read_whereabouts
+from reports.nodes import Node, Whereabouts, find_node, gone_words, part_words
 from reports.policy import Policy
 from reports.ranking import name_of
 from reports.web.answers import Answer, Asked, Handler, not_found, see_other
@@ -29,11 +31,13 @@ from reports.web.views import (
     EventLine,
     Form,
     HeatMap,
+    Notice,
     PolicyLine,
     SeriesLine,
     VmLinks,
     VmView,
 )
+from reports.words import time_words
 
 _KEEP_FIELDS = ("until", "reason", "owner")
 _SHOWN_METRICS = ("cpu_busy", "cpu_max", "mem_used", "disk_io", "net_io")
@@ -69,11 +73,20 @@ _CHARTS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VmFound:
-    """A VM and everything that is said of it beside its verdicts. `exemption`: what keeps it, if anything."""
+    """A VM and everything that is said of it beside its verdicts.
+
+    Attributes:
+        exemption: what keeps it, if anything.
+        history: where its samples are. home: the node that keeps them; None where nobody has said who does.
+        is_alone: the fleet has no other node.
+    """
 
     report: VmReport
     exemption: Exemption | None
     events: tuple[Event, ...]
+    history: Whereabouts
+    home: Node | None
+    is_alone: bool
 
 
 def find_vm(backing: Backing, vm_id: str, policy: Policy, window_days: int, now_s: float) -> VmFound:
@@ -87,10 +100,14 @@ def find_vm(backing: Backing, vm_id: str, policy: Policy, window_days: int, now_
         raise not_found("unknown-vm", f"{vm_id}: no such VM")
     vm = report.facts.vms[0]
     with snapshot(engine) as connection:
+        nodes, history = read_nodes(connection), read_whereabouts(connection, vm_id)
         return VmFound(
             report=report,
             exemption=ExemptionIndex(read_in_force(connection, now_s)).match(vm.vm_id, vm.name, vm.hostname, vm.tags),
             events=read_events(connection, vm_id),
+            history=history,
+            home=find_node(nodes, history.home) if history.home else None,
+            is_alone=len(nodes) < 2,
         )
 
 
@@ -140,8 +157,11 @@ class VmPages:
         path = vm_path(vm_id)
         host = host_of(vm.tags)
         return VmView(
-            frame=frame(asked, name, "vms", zone=backing.config.zone, now_s=now_s),
+            frame=frame(
+                asked, name, "vms", zone=backing.config.zone, now_s=now_s, notices=_history_notices(found, now_s)
+            ),
             name=name,
+            home=None if found.home is None or found.is_alone else found.home.name,
             judged=judged_line(policy, days, Standing(), now_s),
             judgement=judgement,
             currency=backing.config.prices.currency,
@@ -169,6 +189,17 @@ class VmPages:
             from_s=to_s - days * DAY_S,
             to_s=to_s,
         )
+
+
+def _history_notices(found: VmFound, now_s: float) -> Iterator[Notice]:
+    """What is to be known of where the VM's history lies."""
+    if found.home is not None and not found.is_alone and (gone := gone_words(found.home, now_s)) is not None:
+        text = f"Its history is kept by node {found.home.name}, which {gone}: charts show what else there is."
+        yield Notice(kind="warning", text=text, href="/nodes", link="The nodes")
+    for part in found.history.parts:
+        words = part_words(part, now_s)
+        span = f"from {time_words(part.oldest_s)} to {time_words(part.newest_s)}"
+        yield Notice(kind="warning", text=f"{words[0].upper()}{words[1:]} ({span}).", href="/nodes", link="The nodes")
 
 
 def _policy_lines(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -26,11 +27,14 @@ def token_file(folder: Path, text: str = TOKEN) -> Path:
 class Door:
     """Answers in the order of `answers`, the last for ever; `asked` has the targets and tokens that came.
 
-    `length` lies about the length of the bodies. While `held` is not set, nothing is answered.
+    `length` lies about the length of the bodies. While `held` is not set, nothing is answered. `deleted` has the
+    targets that were to be deleted, with what they had to match.
     """
 
     answers: list[tuple[int, bytes]] = field(default_factory=list)
     asked: list[tuple[str, str]] = field(default_factory=list)
+    deleted: list[tuple[str, str]] = field(default_factory=list)
+    etag: str | None = None
     length: int | None = None
     held: threading.Event = field(default_factory=threading.Event)
     url: str = ""
@@ -41,7 +45,7 @@ class Door:
 
 
 @contextmanager
-def open_door() -> Iterator[Door]:
+def open_door(tls: ssl.SSLContext | None = None) -> Iterator[Door]:
     """A door on a free port of loopback, closed at the end."""
     door = Door()
     door.held.set()
@@ -53,16 +57,24 @@ def open_door() -> Iterator[Door]:
             status, body = door.answers[0] if len(door.answers) == 1 else door.answers.pop(0)
             self.send_response(status)
             self.send_header("Content-Length", str(len(body) if door.length is None else door.length))
+            if door.etag is not None:
+                self.send_header("ETag", door.etag)
             # A client that has had enough, or waited long enough, is gone by now.
             with suppress(ConnectionError):
                 self.end_headers()
                 self.wfile.write(body)
 
+        def do_DELETE(self) -> None:
+            door.deleted.append((self.path, self.headers.get("If-Match", "")))
+            self.do_GET()
+
         def log_message(self, format: str, *args: Any) -> None:
             """Silent."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    door.url = f"http://127.0.0.1:{server.server_port}"
+    if tls is not None:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
+    door.url = f"http{'s' if tls else ''}://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     try:

@@ -14,7 +14,7 @@ from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 
 from aggregator.admin import make_admin_site
-from aggregator.admin_routes import AdminSources
+from aggregator.admin_routes import AdminSources, PartSource
 from aggregator.catalogue import Catalogue
 
 TOKEN = "0123456789abcdef"
@@ -71,6 +71,7 @@ class House:
     forgotten: list[str] = field(default_factory=list)
     flush: Callable[[], Deferred[Mapping[str, object]]] = lambda: succeed({"vms": 3})
     failure: Exception | None = None
+    parts: PartSource | None = None
 
     def __post_init__(self) -> None:
         # As in the daemon: the reactor counts from anywhere.
@@ -85,6 +86,7 @@ class House:
             clock=lambda: NOW_S,
             store_path=lambda vm_id: self.data_dir / f"{vm_id}.db",
             forgotten=self.forgotten.append,
+            parts=self.parts,
         )
         self.site = make_admin_site(self.sources, token=TOKEN, reactor=self.clock)
 

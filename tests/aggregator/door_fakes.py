@@ -189,6 +189,7 @@ class Bench:
         self.journal = FakeJournal()
         self.buffer = FakeBuffer()
         self.unready: str | None = None
+        self.leaving: str | None = None
         self.enrolments: list[bytes] = []
         self.peers: list[str] = []
         self.enroll_answer: Callable[[], Deferred[bytes]] = lambda: succeed(b'{"vm": "a"}')
@@ -201,6 +202,7 @@ class Bench:
             enroll=self._enroll,
             rotate=self._rotate,
             ready=lambda: self.unready,
+            leaving=lambda: self.leaving,
             raw_retention_s=14 * 86400.0,
             clock=lambda: NOW_S,
             limits=DoorLimits(**limits),

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
-from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.task import Clock
 
 from agent.sample import FIELDS
 from aggregator.buffer import Buffer
@@ -14,7 +15,8 @@ from aggregator.flush import Flusher
 from aggregator.pending import PendingSummaries
 from aggregator.pool import ChunkDone, partition_of
 from aggregator.rows import NAN, ROW, ROW_BYTES, row_ts
-from aggregator.summary import STATISTIC_COLUMNS, ChunkResult, Figures, LostStore, Summary, Taken
+from aggregator.summary import STATISTIC_COLUMNS, ChunkResult, Figures, Heard, LostStore, Summary, Taken
+from aggregator.summary_queue import QueueLimits, SummaryQueue
 
 NOW_S = 1_790_000_000.0
 TS = 1_789_999_980
@@ -88,6 +90,7 @@ class FakeWorkers:
     Attributes:
         broken: VM -> why its store cannot be written.
         forgot: `may_forget` of each chunk.
+        old: VMs are known for a month, else for an hour.
         spares_figures: summaries of VMs that push have none unless they are wanted.
     """
 
@@ -100,6 +103,7 @@ class FakeWorkers:
     chunks: list[tuple[int, list[Taken]]] = field(default_factory=list)
     forgot: list[bool] = field(default_factory=list)
     spares_figures: bool = False
+    old: bool = False
     waiting: list[Callable[[], None]] = field(default_factory=list)
 
     def submit(self, partition: int, chunk: list[Taken], now_s: float, may_forget: bool, done: ChunkDone) -> None:
@@ -135,6 +139,7 @@ class FakeWorkers:
                 store.setdefault(row_ts(one, 0), one)
             if store:
                 found = summary(share.vm_id, received_s=share.received_s)
+                found = found._replace(oldest_s=TS - 30 * 86_400) if self.old else found
                 spared = self.spares_figures and share.rows and not share.wants_figures
                 result.summaries.append(found._replace(figures=[]) if spared else found)
         return result._replace(inserted=inserted, conflicts=sum(share.conflicts for share in chunk))
@@ -147,13 +152,21 @@ class FakeDatabase:
     events: list[object]
     away: bool = False
     written: list[str] = field(default_factory=list)
+    told: list[Heard] = field(default_factory=list)
 
-    def write(self, summaries: Sequence[Summary]) -> Deferred[None]:
+    def heard(self, vms: Sequence[Heard], *, now_s: float) -> None:
+        if self.away:
+            raise ConnectionError("the database is away")
+        self.told += vms
+
+    def write(self, summaries: Sequence[Summary], *, now_s: float) -> None:
         self.events.append("summaries")
         if self.away:
-            return fail(ConnectionError("the database is away"))
+            raise ConnectionError("the database is away")
         self.written += [one.vm_id for one in summaries]
-        return succeed(None)
+
+    def joined(self, summary: Summary, *, of: Collection[str], now_s: float) -> None:
+        self.write([summary], now_s=now_s)
 
 
 class NotedPending(PendingSummaries):
@@ -170,10 +183,20 @@ class NotedPending(PendingSummaries):
 
 
 class FlushBench:
-    """A flusher with everything around it fake but the buffer and the file of owed summaries."""
+    """A flusher with everything around it fake but the buffer, the queue and the file of owed summaries.
+
+    Attributes: hang: takes what the database should do, and does it when the test wants; None: it is done at once.
+    """
 
     def __init__(
-        self, pending: NotedPending, *, max_rows: int = 1_000, chunk_vms: int = 64, known_vms: Sequence[str] = ()
+        self,
+        pending: NotedPending,
+        *,
+        max_rows: int = 1_000,
+        chunk_vms: int = 64,
+        known_vms: Sequence[str] = (),
+        queue_vms: int = 1_000,
+        turns: int = 1,
     ) -> None:
         self.events: list[object] = []
         self.now_s = NOW_S
@@ -183,14 +206,31 @@ class FlushBench:
         self.database = FakeDatabase(self.events)
         self.pending = pending
         pending.events = self.events
+        self.reactor = Clock()
+        self.hang: Callable[[Callable[[], object]], object] | None = None
+        # One VM is a whole batch, so that nothing is gathered.
+        self.summaries = SummaryQueue(
+            self.database,
+            in_thread=self._in_thread,
+            call_later=self.reactor.callLater,
+            clock=lambda: self.now_s,
+            limits=QueueLimits(vms=queue_vms, batch_vms=1, away_batch_vms=1),
+        )
         self.flusher = Flusher(
             buffer=self.buffer,
             journal=self.journal,
             workers=self.workers,
-            write_summaries=self.database.write,
+            summaries=self.summaries,
             pending=pending,
             call_in_reactor=lambda call, *arguments: call(*arguments),
             clock=lambda: self.now_s,
             chunk_vms=chunk_vms,
             known_vms=known_vms,
+            turns=turns,
         )
+
+    def _in_thread(self, work: Callable[[], None]) -> Deferred[None]:
+        if self.hang is None:
+            return maybeDeferred(work)
+        self.hang(work)
+        return Deferred()

@@ -71,11 +71,19 @@ class Clock:
 class House:
     """A running aggregator and the little that is needed to talk to it."""
 
-    def __init__(self, data: Path, service: AggregatorService, scheduler: FakeScheduler, clock: Clock) -> None:
+    def __init__(
+        self,
+        data: Path,
+        service: AggregatorService,
+        scheduler: FakeScheduler,
+        clock: Clock,
+        fleet_url: str | None = None,
+    ) -> None:
         self.data = data
         self.service = service
         self.scheduler = scheduler
         self.clock = clock
+        self.fleet_url = fleet_url
         self.tokens: dict[str, str] = {}
         self.join_token = ""
 
@@ -98,7 +106,7 @@ class House:
 
     def bound_token(self, vm: str) -> str:
         """A new join token for exactly this VM."""
-        engine = open_fleet(None, self.data)
+        engine = open_fleet(self.fleet_url, self.data)
         try:
             bound = Bound(Kind.VM, vm)
             labels = Labels(owner="team")
@@ -163,15 +171,19 @@ def make_service(data: Path, clock: Clock | None = None, **settings: Any) -> tup
 
 
 @asynccontextmanager
-async def running(data: Path, clock: Clock | None = None, **settings: Any) -> AsyncIterator[House]:
-    """An aggregator on `data` that is stopped at the end."""
+async def running(
+    data: Path, clock: Clock | None = None, *, has_database: bool = True, **settings: Any
+) -> AsyncIterator[House]:
+    """An aggregator on `data` that is stopped at the end. Without its database it has no join token."""
     clock = clock or Clock()
     service, scheduler = make_service(data, clock, **settings)
-    house = House(data, service, scheduler, clock)
-    engine = open_fleet(None, data)
-    labels = Labels(owner="team")
-    house.join_token = Catalogue(engine).mint_join_token(now_s=clock.now_s, ttl_s=3600.0, uses=100, labels=labels)
-    engine.dispose()
+    fleet_url = settings.get("fleet_url")
+    house = House(data, service, scheduler, clock, fleet_url)
+    if has_database:
+        engine = open_fleet(fleet_url, data)
+        labels = Labels(owner="team")
+        house.join_token = Catalogue(engine).mint_join_token(now_s=clock.now_s, ttl_s=3600.0, uses=100, labels=labels)
+        engine.dispose()
     try:
         await service.start()
         yield house

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
@@ -22,6 +23,7 @@ from aggregator.admin_client import (
     parse_admin_url,
 )
 from tests.aggregator.admin_door import TOKEN, Door, open_door, token_file
+from tests.aggregator.certificates import Authority
 
 
 @pytest.fixture
@@ -233,3 +235,44 @@ def test_where_no_door_is(text: object) -> None:
 def test_a_problem_is_read_out_of_anything(body: bytes) -> None:
     """Two texts, whatever the body is."""
     assert all(isinstance(part, str) for part in AdminAnswer(status=500, body=body).problem)
+
+
+# Between nodes.
+
+
+@pytest.mark.real
+def test_it_deletes_what_it_has_seen(client: AdminClient, door: Door) -> None:
+    """The tag of an answer goes back with the deletion, in the quotes that it came in."""
+    door.etag = '"0123abcd"'
+    door.say(200, "store")
+    seen = client.get("/v1/vms/a/part")
+    assert seen.etag == "0123abcd"
+    client.delete("/v1/vms/a/part", etag=seen.etag)
+    assert door.deleted == [("/v1/vms/a/part", '"0123abcd"')]
+    assert door.asked[-1] == ("/v1/vms/a/part", f"Bearer {TOKEN}")
+
+
+@pytest.mark.real
+def test_a_larger_answer_may_be_asked_for(door: Door, tmp_path: Path) -> None:
+    """The bound of an answer is that of its client, and the reason names it."""
+    door.answers = [(200, bytes(3 << 20))]
+    asked = AdminClient(door.url, token_file(tmp_path), max_bytes=3 << 20).get("/")
+    assert len(asked.body) == 3 << 20
+    with pytest.raises(AdminUnavailable, match="more than 2 MiB"):
+        AdminClient(door.url, token_file(tmp_path), max_bytes=2 << 20).get("/")
+
+
+@pytest.mark.real
+def test_authorities_of_its_own(tmp_path: Path) -> None:
+    """A door whose certificate the file vouches for is asked; by the system's authorities it is not."""
+    authority = Authority(tmp_path, "fleet")
+    pair = authority.issue("door")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(pair.cert, pair.key)
+    with open_door(context) as door:
+        door.say(200, 1)
+        assert AdminClient(door.url, token_file(tmp_path), ca=authority.ca).get_json("/") == 1
+        assert "cannot be reached" in reason_of(AdminClient(door.url, token_file(tmp_path)))
+        assert "not a file of PEM certificates" in reason_of(
+            AdminClient(door.url, token_file(tmp_path), ca=tmp_path / "absent.pem")
+        )

@@ -120,6 +120,18 @@ def test_not_ready_is_503_for_pushes_and_readyz_alone() -> None:
     assert bench.ask(request(b"", method="GET", path="/healthz")).status == 200
 
 
+def test_who_is_drained_takes_what_comes_all_the_same() -> None:
+    """/readyz alone is 503 `draining`; what keeps pushes from being taken is told before that."""
+    bench = Bench()
+    bench.leaving = "others take its VMs"
+    answer = bench.ask(request(b"", method="GET", path="/readyz"))
+    assert (answer.status, answer.reason, answer.document["detail"]) == (503, "draining", "others take its VMs")
+    assert bench.ask(request()).status == 204
+    assert bench.ask(request(b"", method="GET", path="/healthz")).status == 200
+    bench.unready = "starting"
+    assert bench.ask(request(b"", method="GET", path="/readyz")).reason == "not-ready"
+
+
 def test_a_disk_that_is_behind_sheds_load() -> None:
     """Over the bound of what waits for the disk, pushes are 503 until it has caught up."""
     bench = Bench(queued_bytes=1000)

@@ -11,12 +11,13 @@ import pytest
 import sqlalchemy as sa
 
 from agent.settings import ConfigError
-from aggregator.catalogue import Catalogue, ImportResult, UnknownVmError, VmRecord, delete_store
+from aggregator.catalogue import Catalogue, ImportResult, UnknownVmError, VmRecord
 from aggregator.enrolment import Enrolment
 from aggregator.fleet import join_token, vm, vm_evidence, vm_summary, vm_window
 from aggregator.fleet_db import migrate, open_fleet, reading
 from aggregator.join_tokens import JOIN_TOKEN_KEPT_S, Labels
 from aggregator.problems import Refused
+from aggregator.store_files import delete_store
 
 NOW_S = 1_790_000_000.0
 DAY_S = 86_400.0

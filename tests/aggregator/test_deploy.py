@@ -63,7 +63,8 @@ def test_every_commented_setting_shows_its_default() -> None:
     config, default = AggregatorConfig.parse(uncommented(), source="aggregator.toml"), AggregatorConfig()
     shown = {item.name for item in fields(config) if getattr(config, item.name) != getattr(default, item.name)}
     limits = {"connections", "per_address", "per_token", "batch_samples", "body_bytes", "header_bytes", "request_s"}
-    assert shown == {"tls_cert", "tls_key", "tls_client_ca", "proxies", "fleet_url", *limits}
+    nodes = {"node_name", "node_url", "node_ca"}
+    assert shown == {"tls_cert", "tls_key", "tls_client_ca", "proxies", "fleet_url", *nodes, *limits}
     assert config.fleet_url == f"sqlite:///{default.data_dir}/fleet.db"
     door = DoorLimits()
     assert (config.per_token, config.per_address) == (door.per_token, per_address_of(config.connections or 0))
@@ -155,5 +156,13 @@ def test_the_proxy_keeps_connections_as_the_door_does() -> None:
 def test_the_proxy_sends_a_vm_to_one_aggregator() -> None:
     """By the header that names the VM, whatever servers come and go; only to one that takes pushes."""
     lines = [line.strip() for line in PROXY.splitlines()]
-    assert {"balance hdr(Fallow-VM)", "hash-type consistent", "http-reuse always", "option httpchk"} <= set(lines)
+    assert {"balance hdr(Fallow-VM)", "http-reuse always", "option httpchk"} <= set(lines)
+    assert any(line.startswith("hash-type consistent") for line in lines)
     assert any("uri /readyz" in line for line in lines)
+
+
+def test_the_proxy_names_what_decides_where_a_vm_goes() -> None:
+    """Each server has an id of its own: by default that is its line, and a line that goes would move every VM."""
+    found = re.findall(r"^ *server (\w+) \S+ id (\d+)$", PROXY, re.MULTILINE)
+    assert len(found) >= 3
+    assert len({number for _, number in found}) == len(found) == len(re.findall(r"^ *server ", PROXY, re.MULTILINE))

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
-from aggregator.flush import CHUNK_VMS, VERIFY_EVERY_S, FlushReport, chunk_vms_for
+from aggregator.flush import CHUNK_VMS, SUMMARIES_WITHIN_S, chunk_vms_for
+from aggregator.flush_report import FlushReport
 from aggregator.pending import PendingSummaries
 from aggregator.pool import partition_of
 from aggregator.summary import LostStore, Taken
+from aggregator.verify_turns import VERIFY_EVERY_S
 from tests.aggregator.flush_fakes import NOW_S, TS, FlushBench, NotedPending, push, times_of
 
 VMS = [f"vm-{number}" for number in range(6)]
@@ -34,6 +37,11 @@ def result(flushed: Deferred[FlushReport]) -> FlushReport:
     flushed.addCallback(found.append)
     assert found, "the flush has not ended"
     return found[0]
+
+
+def whole(bench: FlushBench) -> FlushReport:
+    """As whoever asks for a flush gets it: with the summaries written, if the database takes them."""
+    return result(bench.flusher.flush().addCallback(bench.flusher.until_written))
 
 
 def failure(flushed: Deferred[FlushReport]) -> BaseException:
@@ -168,11 +176,11 @@ def test_lost_summaries_are_owed_until_they_are_written(bench: FlushBench, tmp_p
     report = result(bench.flusher.flush())
     assert (report.rows, report.failures, report.summaries_owed) == (1, {}, 1)
     assert bench.journal.dropped == [1]
-    assert bench.flusher.totals.summary_failures == 1
+    assert bench.summaries.counters.failures > 0
     assert PendingSummaries(tmp_path / "summaries.pending").vm_ids == {"a"}
-    assert result(bench.flusher.flush()).summaries_owed == 1
+    assert whole(bench).summaries_owed == 1
     bench.database.away = False
-    assert result(bench.flusher.flush()).summaries_owed == 0
+    assert whole(bench).summaries_owed == 0
     assert bench.database.written == ["a"]
     assert PendingSummaries(tmp_path / "summaries.pending").vm_ids == frozenset()
     assert result(bench.flusher.flush()).vms == 0
@@ -366,17 +374,115 @@ def test_whoever_asks_for_a_flush_gets_figures(bench: FlushBench) -> None:
     assert [share.wants_figures for _, (share,) in bench.workers.chunks] == [False, True]
 
 
-def test_an_owed_summary_is_owed_with_its_figures(bench: FlushBench) -> None:
+def test_an_owed_summary_is_owed_with_its_figures(tmp_path: Path) -> None:
     """They may be those of an hour that closed while the database was away."""
+    bench = owing(tmp_path, "a")
+    bench.buffer.add(push("a", TS), NOW_S)
+    bench.flusher.tick()
+    bench.buffer.add(push("a", TS + 60), NOW_S)
+    bench.flusher.tick()
+    assert [share.wants_figures for _, (share,) in bench.workers.chunks] == [True, False]
+
+
+def full(tmp_path: Path) -> FlushBench:
+    """A flusher whose queue, full with one VM, waits for a database that is away, and that owes another."""
+    bench = FlushBench(NotedPending(tmp_path / "summaries.pending"), queue_vms=1)
+    bench.database.away = True
+    bench.buffer.add(push("queued", TS), NOW_S)
+    bench.flusher.tick()
+    bench.buffer.add(push("owed", TS), NOW_S)
+    bench.flusher.tick()
+    bench.workers.chunks.clear()
+    return bench
+
+
+def test_row_36_what_does_not_fit_into_the_queue_is_owed(tmp_path: Path) -> None:
+    """Fault 36: a flush ends though the database is away and the queue is full; both VMs are noted on disk."""
+    bench = full(tmp_path)
+    assert bench.flusher.totals.flushes == 2
+    assert bench.journal.dropped == [1, 2]
+    assert bench.summaries.vm_ids == {"queued"}
+    assert PendingSummaries(tmp_path / "summaries.pending").vm_ids == {"owed", "queued"}
+
+
+def test_row_36_debts_are_not_read_again_and_again_while_the_database_is_away(tmp_path: Path) -> None:
+    """Each reading costs the workers' time; a VM that pushes keeps its debt, of which the figures may be a part."""
+    bench = full(tmp_path)
+    bench.flusher.tick()
+    assert bench.workers.chunks == []
+    bench.buffer.add(push("owed", TS + 60), NOW_S)
+    bench.flusher.tick()
+    assert [share.wants_figures for share in shares(bench).values()] == [False]
+    bench.database.away = False
+    bench.reactor.advance(1.0)
+    assert bench.database.written == ["queued"]
+    assert bench.flusher.summaries_owed == 1
+    bench.flusher.tick()
+    assert [(share.vm_id, share.wants_figures) for share in shares(bench).values()] == [("owed", True)]
+    assert bench.database.written == ["queued", "owed"]
+    assert bench.flusher.summaries_owed == 0
+
+
+def test_figures_that_were_owed_stay_owed_until_they_are_read(tmp_path: Path) -> None:
+    """The database comes back while a VM is flushed without its figures: an hour that closed before is not lost."""
+    bench = full(tmp_path)
+    bench.workers.at_once = False
+    bench.buffer.add(push("owed", TS + 60), NOW_S)
+    bench.flusher.tick()
+    bench.database.away = False
+    bench.reactor.advance(1.0)
+    bench.workers.work()
+    assert bench.database.written == ["queued", "owed"]
+    assert PendingSummaries(tmp_path / "summaries.pending").vm_ids == {"owed"}
+
+
+def test_what_waits_in_the_queue_is_not_read_again(bench: FlushBench) -> None:
+    """The queue has it; no store is opened for it a second time."""
     bench.database.away = True
     bench.buffer.add(push("a", TS), NOW_S)
     bench.flusher.tick()
+    bench.workers.chunks.clear()
+    bench.flusher.tick()
+    assert bench.workers.chunks == []
     bench.database.away = False
-    bench.buffer.add(push("a", TS + 60), NOW_S)
+    bench.reactor.advance(1.0)
+    assert bench.database.written == ["a"]
+
+
+def test_row_36_a_database_that_hangs_holds_up_no_flush(tmp_path: Path) -> None:
+    """Fault 36: ticks go on; whoever asks gets an answer in a minute, which says what is owed."""
+    bench = FlushBench(NotedPending(tmp_path / "summaries.pending"))
+    hanging: list[Callable[[], object]] = []
+    bench.hang = hanging.append
+    bench.buffer.add(push("a", TS), NOW_S)
     bench.flusher.tick()
-    bench.buffer.add(push("a", TS + 120), NOW_S)
+    bench.buffer.add(push("b", TS), NOW_S)
     bench.flusher.tick()
-    assert [share.wants_figures for _, (share,) in bench.workers.chunks] == [False, True, False]
+    assert (bench.flusher.totals.flushes, bench.flusher.totals.overruns, bench.journal.dropped) == (2, 0, [1, 2])
+    asked = bench.flusher.flush().addCallback(bench.flusher.until_written)
+    bench.flusher.tick()
+    assert bench.flusher.totals.flushes == 4
+    answers: list[FlushReport] = []
+    asked.addCallback(answers.append)
+    bench.reactor.advance(SUMMARIES_WITHIN_S - 1)
+    assert answers == []
+    bench.reactor.advance(1.0)
+    assert answers[0].summaries_owed == 2
+    assert len(hanging) == 1
+
+
+def test_a_forgotten_vm_is_not_written(bench: FlushBench) -> None:
+    """Neither what waits in the queue nor what is owed brings its row back."""
+    bench.database.away = True
+    bench.buffer.add(push("a", TS), NOW_S)
+    bench.flusher.tick()
+    bench.buffer.forget("a")
+    bench.flusher.forget("a")
+    bench.database.away = False
+    bench.reactor.advance(60.0)
+    result(bench.flusher.flush())
+    assert bench.database.written == []
+    assert bench.pending.vm_ids == frozenset()
 
 
 def test_a_forgotten_vm_owes_no_figures(bench: FlushBench) -> None:
@@ -441,3 +547,94 @@ def test_row_22_a_clock_that_jumps_does_not_verify_all_stores_at_once(tmp_path: 
             bench.buffer.add(push(vm, TS + int(bench.now_s) % 1000), bench.now_s)
         result(bench.flusher.flush())
         assert sum(share.verify for share in shares(bench).values()) <= 5
+
+
+def turned(tmp_path: Path, *, known: bool = True) -> FlushBench:
+    """A flusher with two turns, and the VMs of `VMS`, which are known for long."""
+    return FlushBench(NotedPending(tmp_path / "summaries.pending"), turns=2, known_vms=VMS if known else ())
+
+
+def stored_by_turn(bench: FlushBench) -> list[str]:
+    """VMs that the next scheduled flush stores, in order."""
+    bench.events.clear()
+    result(bench.flusher.flush_turn())
+    return sorted(vm for event in bench.events if event[0] == "store" for vm in event[1:])  # type: ignore[index]
+
+
+def test_each_vm_is_stored_at_its_turn(tmp_path: Path) -> None:
+    """Two scheduled flushes store every VM once; a segment goes when both have stored what it holds."""
+    bench = turned(tmp_path)
+    bench.workers.old = True
+    for vm in VMS:
+        bench.buffer.add(push(vm, TS), NOW_S)
+    first = stored_by_turn(bench)
+    assert 0 < len(first) < len(VMS)
+    assert bench.journal.dropped == []
+    assert sorted([*first, *stored_by_turn(bench)]) == VMS
+    assert bench.journal.dropped == [1]
+    assert bench.buffer.unstored_rows == 0
+    stored_by_turn(bench)
+    assert bench.journal.dropped == [1, 2]
+
+
+def test_whose_turn_is_another_is_told_of(tmp_path: Path) -> None:
+    """The fleet database learns when VMs were last heard of that the flush leaves for later."""
+    bench = turned(tmp_path)
+    for vm in VMS:
+        bench.buffer.add(push(vm, TS), NOW_S)
+    later = set(VMS) - set(stored_by_turn(bench))
+    assert {(one.vm_id, one.newest_s, one.received_s) for one in bench.database.told} == {
+        (vm, TS, NOW_S) for vm in later
+    }
+
+
+def test_new_and_young_vms_have_no_turn(tmp_path: Path) -> None:
+    """Who is not known yet, or for less than a day, is stored by every flush."""
+    bench = turned(tmp_path, known=False)
+    for minute in range(3):
+        for vm in VMS:
+            bench.buffer.add(push(vm, TS + 60 * minute), NOW_S)
+        assert stored_by_turn(bench) == VMS
+        assert bench.buffer.unstored_rows == 0
+
+
+def test_a_store_that_failed_is_tried_by_the_next_flush(tmp_path: Path) -> None:
+    """Its turn does not matter; the journal keeps what its turn brought until that comes again."""
+    bench = turned(tmp_path)
+    bench.workers.old = True
+    for vm in VMS:
+        bench.buffer.add(push(vm, TS), NOW_S)
+    bench.workers.broken = dict.fromkeys(VMS, "no")
+    stored_by_turn(bench)
+    stored_by_turn(bench)
+    assert bench.journal.dropped == []
+    bench.workers.broken = {}
+    assert stored_by_turn(bench) == VMS
+    assert bench.buffer.unstored_rows == 0
+    assert bench.journal.dropped == []
+    stored_by_turn(bench)
+    assert bench.journal.dropped == [3]
+
+
+def test_whoever_asks_gets_all_turns(tmp_path: Path) -> None:
+    """A flush that is asked for stores everybody and lets the journal go."""
+    bench = turned(tmp_path)
+    for vm in VMS:
+        bench.buffer.add(push(vm, TS), NOW_S)
+    assert whole(bench).vms == len(VMS)
+    assert bench.journal.dropped == [1]
+
+
+def test_a_turn_and_a_whole_flush_that_wait_become_a_whole_one(tmp_path: Path) -> None:
+    """Both are asked for while a flush runs: the one after it leaves nobody out."""
+    bench = turned(tmp_path)
+    bench.workers.at_once = False
+    bench.buffer.add(push(VMS[0], TS), NOW_S)
+    bench.flusher.flush()
+    for vm in VMS:
+        bench.buffer.add(push(vm, TS + 60), NOW_S)
+    bench.flusher.flush_turn()
+    asked = bench.flusher.flush()
+    bench.workers.work()
+    bench.workers.work()
+    assert result(asked).vms == len(VMS)

@@ -16,7 +16,8 @@ from aggregator.fleet_db import migrate, open_fleet
 from aggregator.identities import Identities
 from aggregator.join_tokens import Labels
 from aggregator.problems import Problem, Refused
-from aggregator.tokens import KEY_FILE_NAME, TokenKeys
+from aggregator.revocation_cache import CACHE_FILE_NAME, RevocationCache
+from aggregator.tokens import KEY_FILE_NAME, Revocations, TokenKeys
 from tests.aggregator.flush_fakes import push as packed_push
 
 NOW_S = 1_790_000_000.0
@@ -38,7 +39,8 @@ class Flaky(Catalogue):
 class House:
     """Identities over a real database, whose threads answer at once."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, last_known: Revocations | None = None) -> None:
+        self.is_open = True
         self.engine = open_fleet(None, folder)
         migrate(self.engine)
         TokenKeys.load_or_create(folder / KEY_FILE_NAME)
@@ -52,6 +54,9 @@ class House:
             seconds=lambda: 0.0,
             clock=lambda: NOW_S,
             on_new_keys=lambda _keys: None,
+            cache=RevocationCache(folder / CACHE_FILE_NAME),
+            last_known=last_known,
+            is_open=lambda: self.is_open,
         )
         self.join_token = self.catalogue.mint_join_token(now_s=NOW_S, ttl_s=60.0, uses=9, labels=Labels())
 
@@ -146,6 +151,32 @@ def test_clones_stay_flagged_over_a_restart(tmp_path: Path) -> None:
     assert first.enroll() == 2
     second.identities.reread()
     assert flags(second) == []
+
+
+def test_starts_with_what_an_earlier_run_knew(tmp_path: Path) -> None:
+    """Told to begin with the last known, it asks the database for nothing, and says so until it has been read."""
+    first = House(tmp_path)
+    first.enroll()
+    first.catalogue.revoke(VM, "revoked", now_s=NOW_S)
+    first.identities.reread()
+    kept = RevocationCache(tmp_path / CACHE_FILE_NAME).read()
+    assert kept == first.identities.revocations.value
+    second = House(tmp_path, last_known=kept)
+    assert second.refuses(1) == "revoked"
+    assert second.identities.revocations.trouble is not None
+    second.identities.reread()
+    assert second.identities.revocations.trouble is None
+
+
+def test_nobody_is_let_in_before_the_database_was_there(house: House) -> None:
+    """503 and come again: tables of an older schema must not be asked."""
+    house.is_open = False
+    assert house.enroll() == "database-unavailable"
+    got: list[Any] = []
+    house.identities.rotate(VM, 1).addErrback(got.append)
+    assert (got[0].value.problem.status, got[0].value.problem.reason) == (503, "database-unavailable")
+    house.is_open = True
+    assert house.enroll() == 1
 
 
 def flags(house: House) -> object:

@@ -101,6 +101,8 @@ async def test_a_flush_moves_what_it_should(tmp_path: Path) -> None:
             "fallow_flushed_samples_total": 3.0,
             "fallow_stores_flushed_total": 2.0,
             "fallow_flush_workers": 1.0,
+            "fallow_summaries_written_total": 2.0,
+            "fallow_summary_batches_total": 1.0,
         }
         # Fifteen more push the old ones out of memory: only the store knows them then.
         await house.push(VM, *(TS + 60 * minute for minute in range(1, 16)))

@@ -8,7 +8,8 @@ import subprocess
 import sys
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 
@@ -17,9 +18,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.wire import VM_ID_PATTERN
+from aggregator.part_file import Dropped, read_part
 from aggregator.pool import ProcessWorkers, partition_of
 from aggregator.store_files import read_samples, store_path
 from aggregator.summary import ChunkResult, Taken, WorkerSettings
+from aggregator.worker_process import drop_part
 from tests.aggregator.flush_fakes import NOW_S, TS, row
 
 ROOT = Path(__file__).parents[2]
@@ -174,6 +177,7 @@ PARENT = """
 import sys, time
 from pathlib import Path
 from queue import SimpleQueue
+from aggregator.part_file import Dropped, read_part
 from aggregator.pool import ProcessWorkers
 from aggregator.summary import WorkerSettings
 
@@ -210,3 +214,48 @@ def test_workers_end_with_an_aggregator_that_is_killed(tmp_path: Path) -> None:
     while any(map(is_alive, pids)):
         assert time.monotonic() < until_s, "a worker outlives its aggregator"
         time.sleep(0.02)
+
+
+class Called:
+    """Other work on a VM's store on its way through a pool."""
+
+    def __init__(self, pool: ProcessWorkers, vm_id: str, work: Callable[[], object]) -> None:
+        self._results: SimpleQueue[object] = SimpleQueue()
+        pool.call(vm_id, work, self._results.put, lambda why: self._results.put(f"failed: {why}"))
+
+    def result(self) -> object:
+        return self._results.get(timeout=PATIENCE_S)
+
+
+def test_other_work_takes_its_turn_among_flushes(workers: ProcessWorkers, tmp_path: Path) -> None:
+    """A store is dropped after the flush that was submitted before, and by the process that flushes it."""
+    partition = partition_of("a", workers.partitions)
+    first = Submitted(workers, "a", partition=partition)
+    asked = Called(workers, "a", partial(drop_part, "a", "0" * 32))
+    second = Submitted(workers, "a", partition=partition, times=(TS + 60,))
+    assert asked.result() == Dropped(is_gone=False)
+    assert first.result().inserted == second.result().inserted == 1
+    part = read_part(store_path(tmp_path, "a"))
+    assert part is not None
+    assert Called(workers, "a", partial(drop_part, "a", part.mark)).result() == Dropped(is_gone=True)
+    assert not store_path(tmp_path, "a").exists()
+    assert len(workers.pids()) == 1
+
+
+def test_other_work_that_fails_says_why(workers: ProcessWorkers) -> None:
+    """What a worker raises comes back as text, and the worker goes on."""
+    assert "FileNotFoundError" in str(Called(workers, "a", partial(os.stat, "no such file")).result())
+    assert Called(workers, "a", partial(os.getpid)).result() == pid_of_only_worker(workers)
+
+
+def test_work_that_kills_its_worker_is_given_up(workers: ProcessWorkers) -> None:
+    """Once more, and no more: flushes share the workers, and go on with a new one."""
+    died = Called(workers, "a", partial(os._exit, 3))
+    assert "BrokenProcessPool" in str(died.result())
+    assert Submitted(workers, "a", partition=partition_of("a", workers.partitions)).result().inserted == 1
+
+
+def test_work_after_the_stop_fails(workers: ProcessWorkers) -> None:
+    """Whoever waits is told."""
+    workers.stop()
+    assert str(Called(workers, "a", partial(os.getpid)).result()).startswith("failed: ")

@@ -18,8 +18,9 @@ from twisted.internet.task import deferLater
 
 from agent.settings import ConfigError, parse_host_port
 from aggregator.data_lock import DataDirectoryBusyError, lock_data_directory
+from aggregator.door_limits import raise_descriptor_limit
 from aggregator.fleet_db import open_fleet
-from aggregator.service import AGENTS_ADDRESS_FILE, raise_descriptor_limit
+from aggregator.service import AGENTS_ADDRESS_FILE
 from aggregator.store_files import read_samples, store_path
 from tests.aggregator.door_fakes import TS
 from tests.aggregator.flush_fakes import push as packed_push
@@ -107,7 +108,7 @@ async def test_pressure_flushes_before_the_schedule_does(tmp_path: Path) -> None
     """Half a buffer is stored without anybody asking."""
     async with running(tmp_path, buffer_samples=10) as house:
         await house.push(VM, *(TS - 60 * minute for minute in range(4)))
-        house.service._flush_early()
+        house.service._schedule.look()
         assert house.service._flusher.totals.flushes == 0
         await house.push(VM, TS - 600)
         await reached(lambda: house.service._buffer.unstored_rows == 0)
@@ -120,13 +121,13 @@ async def test_stores_that_fail_are_not_hammered_under_pressure(tmp_path: Path) 
     async with running(tmp_path, buffer_samples=4) as house:
         service = house.service
         service._flusher.stores_failing = "disk full"
-        service._ticked_s = reactor.seconds()
+        service._schedule._ticked_s = reactor.seconds()
         await house.push(VM, TS, TS - 60, TS - 120)
         for _ in range(3):
-            service._flush_early()
+            service._schedule.look()
         assert not service._flusher.is_running
-        service._ticked_s -= 31
-        service._flush_early()
+        service._schedule._ticked_s -= 31
+        service._schedule.look()
         assert service._flusher.is_running
         await reached(lambda: not service._flusher.is_running)
 
@@ -135,14 +136,14 @@ async def test_stores_that_fail_are_not_hammered_under_pressure(tmp_path: Path) 
 async def test_a_scheduler_that_is_late_is_not_waited_for(tmp_path: Path) -> None:
     """It counts on the wall clock: set back by a year, it would call in a year."""
     async with running(tmp_path, flush_interval_s=300.0) as house:
-        house.service._ticked_s -= 590
-        house.service._flush_early()
+        house.service._schedule._ticked_s -= 590
+        house.service._schedule.look()
         assert not house.service._flusher.is_running
-        house.service._ticked_s -= 20
-        house.service._flush_early()
+        house.service._schedule._ticked_s -= 20
+        house.service._schedule.look()
         assert house.service._flusher.is_running
         await reached(lambda: not house.service._flusher.is_running)
-        house.service._flush_early()
+        house.service._schedule.look()
         assert not house.service._flusher.is_running
 
 
@@ -203,7 +204,7 @@ async def test_row_36_a_lost_database_keeps_ingest_and_stores_going(tmp_path: Pa
     """Fault 36: pushes are taken and stored, summaries wait and are written later; enrolment answers 503 meanwhile."""
     async with running(tmp_path) as house:
         assert (await house.push(VM, TS)).status == 204
-        house.service._engine.dispose()
+        house.service._fleet.engine.dispose()
         move_fleet(tmp_path, away=True)
         assert (await house.push(VM, TS + 60)).status == 204
         report = await house.flush()

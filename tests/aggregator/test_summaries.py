@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
-from aggregator.fleet import vm_evidence, vm_summary, vm_window
+from aggregator.fleet import vm_evidence, vm_part, vm_summary, vm_window
 from aggregator.fleet_db import migrate, open_fleet
 from aggregator.summaries import SummaryWriter
-from aggregator.summary import STATISTIC_COLUMNS
+from aggregator.summary import STATISTIC_COLUMNS, Heard
 from tests.aggregator.flush_fakes import NOW_S, TS, summary
+from tests.postgres import postgres_database
 
 
-@pytest.fixture
-def engine(tmp_path: Path) -> Iterator[sa.Engine]:
-    fleet = open_fleet(None, tmp_path)
-    migrate(fleet)
-    yield fleet
-    fleet.dispose()
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.real)])
+def engine(request: pytest.FixtureRequest, pytestconfig: pytest.Config, tmp_path: Path) -> Iterator[sa.Engine]:
+    with ExitStack() as stack:
+        url = stack.enter_context(postgres_database(pytestconfig)) if request.param == "postgresql" else None
+        fleet = open_fleet(url, tmp_path)
+        stack.callback(fleet.dispose)
+        migrate(fleet)
+        yield fleet
 
 
 def rows(engine: sa.Engine, table: sa.Table) -> list[Mapping[str, Any]]:
@@ -32,7 +36,7 @@ def rows(engine: sa.Engine, table: sa.Table) -> list[Mapping[str, Any]]:
 
 
 def everything(engine: sa.Engine) -> list[list[Mapping[str, Any]]]:
-    return [rows(engine, table) for table in (vm_summary, vm_window, vm_evidence)]
+    return [rows(engine, table) for table in (vm_summary, vm_window, vm_evidence, vm_part)]
 
 
 def test_every_figure_arrives_in_its_column(engine: sa.Engine) -> None:
@@ -118,7 +122,7 @@ def test_a_batch_is_written_whole_or_not_at_all(engine: sa.Engine) -> None:
     bad = summary("b")._replace(oldest_s=None)  # type: ignore[arg-type]
     with pytest.raises(sa.exc.IntegrityError):
         SummaryWriter(engine).write([summary("a"), bad], now_s=NOW_S)
-    assert everything(engine) == [[], [], []]
+    assert everything(engine) == [[], [], [], []]
 
 
 def test_nothing_to_write_does_not_need_the_database(tmp_path: Path) -> None:
@@ -135,3 +139,147 @@ def test_windows_no_longer_configured_go(engine: sa.Engine) -> None:
     writer.write([summary("a")], now_s=NOW_S)
     writer.keep_windows((7, 30))
     assert [row["window_days"] for row in rows(engine, vm_window)] == [7]
+
+
+def homes(engine: sa.Engine) -> dict[str, tuple[str, int, int]]:
+    """VM -> its home, and the span that its row tells."""
+    return {row["vm_id"]: (row["node"], row["oldest_s"], row["newest_s"]) for row in rows(engine, vm_summary)}
+
+
+def parts(engine: sa.Engine) -> list[tuple[object, ...]]:
+    """(VM, node, newest, since when) of every part."""
+    return [(row["vm_id"], row["node"], row["newest_s"], row["noted_s"]) for row in rows(engine, vm_part)]
+
+
+def figures_end(engine: sa.Engine) -> set[int]:
+    """Where the windows end that stand."""
+    return {row["end_s"] for row in rows(engine, vm_window)}
+
+
+def test_a_vm_that_moves_is_counted_once(engine: sa.Engine) -> None:
+    """One row; the new home is where it pushes to, and the figures stay those of the last whole history."""
+    a, b = SummaryWriter(engine, "a"), SummaryWriter(engine, "b")
+    a.write([summary("vm")], now_s=NOW_S)
+    moved = summary("vm", newest_s=TS + 60)._replace(oldest_s=TS, evidence=b"of a part")
+    b.write([moved], now_s=NOW_S + 60)
+    assert homes(engine) == {"vm": ("b", TS - 3600, TS + 60)}
+    assert parts(engine) == [("vm", "a", TS, NOW_S + 60)]
+    assert figures_end(engine) == {TS}
+    assert rows(engine, vm_evidence)[0]["body"] == b"evidence"
+    before = everything(engine)
+    b.write([moved], now_s=NOW_S + 60)
+    assert everything(engine) == before
+
+
+def test_a_vm_that_goes_and_comes_back_is_where_it_pushes_to(engine: sa.Engine) -> None:
+    """The last that it left has a part; whoever is the home has none."""
+    a, b = SummaryWriter(engine, "a"), SummaryWriter(engine, "b")
+    for step, writer in enumerate((a, b, a, b, a)):
+        writer.write([summary("vm", newest_s=TS + 60 * step)], now_s=NOW_S + step)
+    assert homes(engine) == {"vm": ("a", TS - 3600, TS + 240)}
+    assert parts(engine) == [("vm", "b", TS + 180, NOW_S + 4)]
+    assert a.known_vms() == b.known_vms() == ["vm"]
+    assert SummaryWriter(engine, "c").known_vms() == []
+
+
+def test_a_late_flush_of_a_former_home_is_a_part(engine: sa.Engine) -> None:
+    """Nothing but its span is written, and the problem that was noted of it stays."""
+    a, b = SummaryWriter(engine, "a"), SummaryWriter(engine, "b")
+    b.write([summary("vm", newest_s=TS + 60)], now_s=NOW_S)
+    a.write([summary("vm")._replace(conflicts=7)], now_s=NOW_S + 1)
+    with engine.begin() as connection:
+        connection.execute(sa.update(vm_part).values(problem="away"))
+    a.write([summary("vm", newest_s=TS + 30)._replace(evidence=b"of a part")], now_s=NOW_S + 2)
+    assert homes(engine) == {"vm": ("b", TS - 3600, TS + 60)}
+    assert parts(engine) == [("vm", "a", TS + 30, NOW_S + 1)]
+    assert rows(engine, vm_part)[0]["problem"] == "away"
+    assert figures_end(engine) == {TS + 60}
+    assert rows(engine, vm_summary)[0]["conflicts"] == 0
+
+
+def test_a_joined_history_is_written_whole(engine: sa.Engine) -> None:
+    """Figures and evidence of both, and no part of those nodes any more; one of a third still keeps them back."""
+    a, b = SummaryWriter(engine, "a"), SummaryWriter(engine, "b")
+    a.write([summary("vm")], now_s=NOW_S)
+    b.write([summary("vm", newest_s=TS + 60)], now_s=NOW_S)
+    whole = summary("vm", newest_s=TS + 60, received_s=0.0)._replace(evidence=b"of both", conflicts=2)
+    b.joined(whole, of=["a"], now_s=NOW_S + 1)
+    assert parts(engine) == []
+    assert figures_end(engine) == {TS + 60}
+    assert rows(engine, vm_evidence)[0]["body"] == b"of both"
+    assert (rows(engine, vm_summary)[0]["conflicts"], rows(engine, vm_summary)[0]["received_s"]) == (2, NOW_S)
+    before = everything(engine)
+    b.joined(whole, of=["a"], now_s=NOW_S + 1)
+    assert everything(engine) == before
+    SummaryWriter(engine, "c").write([summary("vm")], now_s=NOW_S + 2)
+    b.joined(whole._replace(newest_s=TS + 120), of=["a"], now_s=NOW_S + 3)
+    assert figures_end(engine) == {TS + 60}
+    assert homes(engine)["vm"][2] == TS + 120
+    assert [part[:2] for part in parts(engine)] == [("vm", "c")]
+
+
+def test_a_joined_history_of_a_vm_that_has_moved_on_is_a_part(engine: sa.Engine) -> None:
+    """Whoever became the home meanwhile takes it in, with what was joined."""
+    a, b, c = (SummaryWriter(engine, name) for name in "abc")
+    a.write([summary("vm")], now_s=NOW_S)
+    b.write([summary("vm", newest_s=TS + 60)], now_s=NOW_S)
+    c.write([summary("vm", newest_s=TS + 120)], now_s=NOW_S)
+    b.joined(summary("vm", newest_s=TS + 60), of=["a"], now_s=NOW_S + 1)
+    assert homes(engine) == {"vm": ("c", TS - 3600, TS + 120)}
+    assert [part[:2] for part in parts(engine)] == [("vm", "b")]
+    assert figures_end(engine) == {TS}
+
+
+def test_a_vm_without_a_home_goes_to_whoever_writes_next(engine: sa.Engine) -> None:
+    """As after an upgrade, or where a node was forgotten: older or not."""
+    SummaryWriter(engine).write([summary("vm", newest_s=TS + 60)], now_s=NOW_S)
+    assert SummaryWriter(engine, "b").known_vms() == ["vm"]
+    SummaryWriter(engine, "b").write([summary("vm")], now_s=NOW_S)
+    assert homes(engine) == {"vm": ("b", TS - 3600, TS)}
+    assert parts(engine) == []
+
+
+def test_several_summaries_of_one_vm_in_a_batch_count_as_one_after_the_other(engine: sa.Engine) -> None:
+    """The row is that of the last; figures and evidence are the last that there are, with their own end."""
+    last = summary("vm", newest_s=TS + 60, received_s=0.0)._replace(figures=[], evidence=None, skew_s=0.0)
+    SummaryWriter(engine, "a").write([summary("vm"), last], now_s=NOW_S)
+    (row,) = rows(engine, vm_summary)
+    assert (row["newest_s"], row["received_s"], row["skew_s"]) == (TS + 60, NOW_S, 1.5)
+    assert figures_end(engine) == {TS}
+    assert rows(engine, vm_evidence)[0]["body"] == b"evidence"
+
+
+def test_what_was_not_measured_is_null(engine: sa.Engine) -> None:
+    """In figures of any kind, and whole numbers where fractions may stand are taken too."""
+    statistics = (None, 1, *(None for _ in STATISTIC_COLUMNS[2:]))
+    one = summary("vm")
+    one = one._replace(figures=[one.figures[0]._replace(statistics=statistics)], cpu_count=None, mem_total_bytes=None)
+    SummaryWriter(engine, "a").write([one], now_s=int(NOW_S))
+    (window,) = rows(engine, vm_window)
+    assert [window[name] for name in STATISTIC_COLUMNS[:3]] == [None, 1.0, None]
+    assert rows(engine, vm_summary)[0]["cpu_count"] is None
+
+
+def test_a_large_batch_arrives_whole(engine: sa.Engine) -> None:
+    """More VMs than one statement could name one by one."""
+    batch = [summary(f"vm-{number:05d}")._replace(figures=[], evidence=None) for number in range(3_000)]
+    writer = SummaryWriter(engine, "a")
+    for newest_s in (TS, TS + 60):
+        writer.write([one._replace(newest_s=newest_s) for one in batch], now_s=NOW_S)
+        assert homes(engine) == {one.vm_id: ("a", TS - 3600, newest_s) for one in batch}
+    assert len(writer.known_vms()) == 3_000
+
+
+def test_a_vm_that_was_heard_of_is_not_silent(engine: sa.Engine) -> None:
+    """Only what tells of its newest push changes, only forwards, and only of VMs at home here."""
+    SummaryWriter(engine, "one").write([summary("a"), summary("b")], now_s=NOW_S)
+    SummaryWriter(engine, "two").write([summary("c")], now_s=NOW_S)
+    before = everything(engine)
+    told = [Heard(vm, TS + 600, NOW_S + 600, 2.5) for vm in ("c", "a", "unknown")]
+    SummaryWriter(engine, "one").heard([*told, Heard("b", TS - 60, NOW_S - 60, 9.0)], now_s=NOW_S + 601)
+    first, second, third = rows(engine, vm_summary)
+    changed = {"newest_s": TS + 600, "received_s": NOW_S + 600, "skew_s": 2.5, "updated_s": NOW_S + 601}
+    assert first == {**before[0][0], **changed}
+    assert [second, third] == before[0][1:]
+    assert everything(engine)[1:] == before[1:]
+    SummaryWriter(engine, "one").heard([], now_s=NOW_S)

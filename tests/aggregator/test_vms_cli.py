@@ -83,6 +83,7 @@ def test_a_database_of_another_version_is_left_alone(shell: Shell, revision: str
     shell.add("a")
     with sqlite3.connect(shell.data_dir / "fleet.db") as connection:
         connection.execute("UPDATE alembic_version SET version_num = ?", (revision,))
+        connection.execute("UPDATE schema_floor SET revision = ?", (revision,))
     connection.close()
     for words in (("vms", "list"), ("join-token",), ("vms", "forget", "a")):
         code, _, err = shell.run(*words)

@@ -86,3 +86,19 @@ def test_what_is_missing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
         measured("--postgres")
     with pytest.raises(ConfigError, match=r"--vms: 1,000,000,000,000 VMs take .* choose --folder"):
         measured("--vms", str(10**12))
+
+
+@pytest.mark.real
+def test_several_nodes_are_measured_on_postgresql_alone(pytestconfig: pytest.Config) -> None:
+    """The report over all nodes has its bars, and every summary was written as often as asked."""
+    with postgres_database(pytestconfig):
+        pass  # skips where there is no PostgreSQL
+    outcome = measured("--nodes", "3", "--flushes", "2")
+    assert outcome.figures["nodes"] == 3
+    assert "sqlite" not in outcome.figures
+    assert [bar.limit for bar in outcome.bars] == [1.0, 0.3]
+    written = outcome.figures["writes"]
+    assert isinstance(written, dict)
+    assert 90 < written["summaries"] <= 120
+    assert written["wal_bytes_per_summary"] > 0
+    assert written["server_cpu_s_per_100k"] >= 0

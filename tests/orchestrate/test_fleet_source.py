@@ -10,17 +10,25 @@ import sqlalchemy as sa
 
 from aggregator.admin_client import AdminAnswer, AdminUnavailable
 from aggregator.fleet import vm as vms
+from aggregator.fleet import vm_summary as summaries
 from aggregator.fleet_db import open_fleet, open_fleet_read_only
+from orchestrate import clauses, outage
 from orchestrate.fleet_source import Judging, read_evidence, read_fleet, read_sighting
-from orchestrate.live_source import LiveSource
+from orchestrate.inventory import Inventory, Vm, VmRef, VmState
+from orchestrate.live_nodes import LiveNodes
+from orchestrate.live_source import Live, LiveSource
+from orchestrate.refusal import Rule
 from orchestrate.sighting import Sighting
+from orchestrate.world import World, make_world
 from reports.exemption_table import Exemptions
 from reports.exemptions import ExemptionKind
 from reports.fleet import FleetDamaged
 from reports.policies import POLICIES
 from reports.schema import open_report_db
 from reports.verdicts import Settings, Verdict
+from tests.orchestrate.test_live_nodes import node_door
 from tests.orchestrate.test_live_source import FakeDoor, sample, seen
+from tests.orchestrate.worlds import SETTINGS
 from tests.reports.fleets import NEWEST_S, NOW_S, Spec, one_of_each, write_fleet
 
 DEFAULT = POLICIES["fallow-balanced"]
@@ -55,7 +63,7 @@ def engine(folder: Path) -> Iterator[sa.Engine]:
     opened.dispose()
 
 
-def read(engine: sa.Engine, source: LiveSource | None = None, by: Judging | None = None) -> dict[str, Sighting]:
+def read(engine: sa.Engine, source: Live | None = None, by: Judging | None = None) -> dict[str, Sighting]:
     return dict(read_fleet(engine, source or live(), by or judging(), clock=lambda: NOW_S).sightings)
 
 
@@ -178,3 +186,68 @@ def test_many_idle_vms_are_explained_in_batches(tmp_path: Path) -> None:
         engine.dispose()
     assert len(found) == 2_100
     assert all(one.figures for one in found.values())
+
+
+def _world_over(folder: Path, source: Live) -> tuple[World, list[Vm]]:
+    engine = open_fleet_read_only(None, folder)
+    try:
+        fleet = read_fleet(engine, source, judging(), clock=lambda: NOW_S)
+    finally:
+        engine.dispose()
+    vms = [
+        Vm(ref=VmRef("lab", one), name=one, host_id="h0", state=VmState.RUNNING, vcpus=2, mem_bytes=8 << 30)
+        for one in fleet.sightings
+    ]
+    inventory = Inventory(driver="lab", read_s=NOW_S, hosts=(), vms=tuple(vms))
+    return make_world(now_s=NOW_S, fleet=fleet, inventories=[inventory], capabilities={}), vms
+
+
+@pytest.mark.parametrize("gone", [None, "b"])
+def test_row_40_one_node_of_three_away_stops_the_run_and_says_so(tmp_path: Path, gone: str | None) -> None:
+    """A third of the fleet is silent then, however young its newest summaries are: nothing may act, and why is said."""
+    names = [f"vm-{number:02}" for number in range(30)]
+    write_fleet(tmp_path, [Spec(vm_id=name) for name in names])
+    ts = int(NOW_S) - 30
+    doors = [
+        node_door(
+            node, *(seen(name, sample(ts, users=0)) for name in names[place::3]), is_away=node == gone, now_s=NOW_S
+        )
+        for place, node in enumerate("abc")
+    ]
+    _touch(tmp_path, NOW_S - 60)
+    world, vms = _world_over(tmp_path, LiveNodes(lambda: doors, clock=lambda: NOW_S))
+    found = outage.look(world, SETTINGS)
+    silent = [vm for vm in vms if "minutes are not known" in str(clauses.on_doubt(world.scene(vm.ref), None, SETTINGS))]
+    assert world.fleet.live
+    if gone is None:
+        assert (found.refusals, silent, world.fleet.problem) == ((), [], None)
+    else:
+        (refusal,) = found.refusals
+        assert refusal.rule is Rule.IN_OUTAGE
+        assert "10 of 30 VMs that were reporting are silent now (node b: it does not run)" in refusal.words
+        assert [vm.ref.uuid for vm in silent] == names[1::3]
+        assert world.fleet.problem == "node b: it does not run"
+
+
+def test_a_node_of_twenty_that_is_away_stops_its_own_vms_alone(tmp_path: Path) -> None:
+    """Fewer than a tenth are no outage; the VMs of that node have no newest minutes, and nothing is done to them."""
+    names = [f"vm-{number:02}" for number in range(20)]
+    write_fleet(tmp_path, [Spec(vm_id=name) for name in names])
+    _touch(tmp_path, NOW_S - 60)
+    doors = [
+        node_door(name, seen(name, sample(int(NOW_S) - 30, users=0)), is_away=name == "vm-07", now_s=NOW_S)
+        for name in names
+    ]
+    world, vms = _world_over(tmp_path, LiveNodes(lambda: doors, clock=lambda: NOW_S))
+    assert outage.look(world, SETTINGS).refusals == ()
+    doubted = [vm.ref.uuid for vm in vms if clauses.on_doubt(world.scene(vm.ref), None, SETTINGS)]
+    assert "vm-07" in doubted
+    assert world.fleet.unheard == {"vm-07"}
+
+
+def _touch(folder: Path, newest_s: float) -> None:
+    """Has a flush a moment ago say that samples came until then."""
+    writer = open_fleet(None, folder)
+    with writer.begin() as connection:
+        connection.execute(sa.update(summaries).values(newest_s=int(newest_s)))
+    writer.dispose()

@@ -41,6 +41,16 @@ def test_row_40_never_acts_in_an_outage_more_than_a_tenth_silent(silent: int, co
         assert f"{silent} of {count} VMs that were reporting are silent now" in said[0]
 
 
+def test_vms_of_a_node_that_cannot_be_asked_are_silent() -> None:
+    """However young their newest summary is: nobody knows what they do now. The words name the node."""
+    there = world(fleet(20), [])
+    some = frozenset(sorted(there.fleet.sightings)[:3])
+    there = replace(there, fleet=replace(there.fleet, unheard=some, problem="node b: it does not run"))
+    (said,) = problems(there)
+    assert said.startswith("3 of 20 VMs that were reporting are silent now (node b: it does not run): 15%")
+    assert not problems(replace(there, fleet=replace(there.fleet, unheard=frozenset(sorted(some)[:2]))))
+
+
 @pytest.mark.parametrize(
     ("age_s", "is_silent"), [(299.9, False), (300.0, True), (-120.0, False), (-121.0, True), (86_400.0, True)]
 )

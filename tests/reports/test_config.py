@@ -60,6 +60,7 @@ mem_gib_per_vcpu = 8
 listen = "127.0.0.1:0"
 aggregator = "https://aggregator.example:8900"
 admin_token_file = "/etc/fallow/admin.token"
+nodes_ca = "/etc/fallow/ca.pem"
 judge_every = "30min"
 fresh_for = "90min"
 
@@ -116,6 +117,7 @@ def test_every_setting_is_read(tmp_path: Path) -> None:
             listen=("127.0.0.1", 0),
             aggregator_url="https://aggregator.example:8900",
             admin_token_file=Path("/etc/fallow/admin.token"),
+            nodes_ca=Path("/etc/fallow/ca.pem"),
             judge_every_s=1800.0,
             fresh_for_s=5400.0,
         ),

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.threads import deferToThread
 
+from aggregator.admin_client import AdminClient
 from aggregator.rows import ROW_BYTES
 from aggregator.service import ADMIN_ADDRESS_FILE
 from reports.live import AdminLive, Live, NotLive, parse_metrics
@@ -99,7 +100,7 @@ def door() -> Iterator[Door]:
 
 @pytest.fixture
 def source(door: Door, tmp_path: Path) -> AdminLive:
-    return AdminLive(door.url, token_file(tmp_path))
+    return AdminLive(AdminClient(door.url, token_file(tmp_path)))
 
 
 @pytest.mark.real
@@ -142,7 +143,7 @@ async def test_a_running_aggregator(tmp_path: Path) -> None:
     """Its own counters, with the reasons of what it refused; when it has stopped, that."""
     async with running(tmp_path) as house:
         url = f"http://{(tmp_path / ADMIN_ADDRESS_FILE).read_text().strip()}"
-        source = AdminLive(url, tmp_path / "admin.token")
+        source = AdminLive(AdminClient(url, tmp_path / "admin.token"))
         first = await deferToThread(source.read)
         assert isinstance(first, Live)
         assert (first.ready, first.ingest.pushes, first.ingest.last_push_s, first.flushes.last_s) == (

@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.threads import deferToThread
 
+from aggregator.admin_client import AdminClient
 from aggregator.rows import unpack_rows
 from aggregator.series import SERIES, Curve, Series, Span
 from aggregator.service import ADMIN_ADDRESS_FILE
@@ -65,7 +66,7 @@ def door() -> Iterator[Door]:
 
 @pytest.fixture
 def admin(door: Door, tmp_path: Path) -> AdminSeries:
-    return AdminSeries(door.url, token_file(tmp_path))
+    return AdminSeries(AdminClient(door.url, token_file(tmp_path)))
 
 
 @pytest.mark.real
@@ -107,14 +108,14 @@ def test_an_aggregator_that_cannot_tell(admin: AdminSeries, door: Door, status: 
 
 def test_an_aggregator_that_does_not_run(tmp_path: Path) -> None:
     """So is one that is not there; its token may be missing too."""
-    assert "cannot be read" in unavailable(AdminSeries("http://127.0.0.1:9", tmp_path / "admin.token"))
+    assert "cannot be read" in unavailable(AdminSeries(AdminClient("http://127.0.0.1:9", tmp_path / "admin.token")))
 
 
 @pytest.mark.parametrize("vm_id", ["", "../../etc/passwd", "a/b", "a?b", "A", "x" * 65])
 @pytest.mark.parametrize("kind", ["admin", "local"])
 def test_an_id_that_is_none_reaches_nobody(tmp_path: Path, kind: str, vm_id: str) -> None:
     """It is no VM, and neither a URL nor a path is made of it."""
-    source = AdminSeries("http://127.0.0.1:9", tmp_path) if kind == "admin" else LocalSeries(tmp_path)
+    source = AdminSeries(AdminClient("http://127.0.0.1:9", tmp_path)) if kind == "admin" else LocalSeries(tmp_path)
     with pytest.raises(UnknownVm):
         source.read(vm_id, START_S, END_S)
 
@@ -122,7 +123,7 @@ def test_an_id_that_is_none_reaches_nobody(tmp_path: Path, kind: str, vm_id: str
 @pytest.mark.parametrize("kind", ["admin", "local"])
 def test_a_span_that_cannot_be_is_the_callers_mistake(tmp_path: Path, kind: str) -> None:
     """ValueError, before anybody is asked."""
-    source = AdminSeries("http://127.0.0.1:9", tmp_path) if kind == "admin" else LocalSeries(tmp_path)
+    source = AdminSeries(AdminClient("http://127.0.0.1:9", tmp_path)) if kind == "admin" else LocalSeries(tmp_path)
     with pytest.raises(ValueError, match="from_s"):
         source.read(VM, END_S, START_S)
     with pytest.raises(ValueError, match="points"):
@@ -265,7 +266,7 @@ async def test_a_running_aggregator_and_its_disk(tmp_path: Path) -> None:
         await house.flush()
         await house.push("web-1", *times[3:], cpu=0.25)
         url = f"http://{(tmp_path / ADMIN_ADDRESS_FILE).read_text().strip()}"
-        both = FirstOf([AdminSeries(url, tmp_path / "admin.token"), LocalSeries(tmp_path)])
+        both = FirstOf([AdminSeries(AdminClient(url, tmp_path / "admin.token")), LocalSeries(tmp_path)])
         found = await deferToThread(both.find, "web-1", TS - 3600, TS)
         assert found.source == f"the aggregator at {url}"
         assert (found.series.ends_s, found.passed) == (list(times), ())

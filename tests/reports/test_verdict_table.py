@@ -318,6 +318,32 @@ def test_ranked_list_is_read_off_the_index(tmp_path: Path) -> None:
     assert all("verdict_rank (scope=? AND verdict=?)" in step for step in steps)
 
 
+@pytest.mark.real
+def test_postgres_reads_the_ranked_list_off_the_index_in_one_query(tmp_path: Path, pytestconfig: pytest.Config) -> None:
+    """However many VMs of however many nodes are judged, the list is a stretch of the index for each verdict."""
+    statements: list[tuple[str, object]] = []
+    asked = question(reclaimable=True, top=50)
+    with postgres_database(pytestconfig) as url, opened(tmp_path, url) as database:
+        store(database.writer, one_of_each())
+        database.store_run(asked)
+        columns = ", ".join(column.name for column in verdict.c)
+        copied = ", ".join({"vm_id": "vm_id || number"}.get(column.name, column.name) for column in verdict.c)
+        with database.writer.begin() as connection:
+            connection.exec_driver_sql(
+                f"INSERT INTO verdict ({columns}) SELECT {copied} FROM verdict, generate_series(1, 3000) AS number"
+            )
+        with database.writer.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
+            connection.exec_driver_sql("ANALYZE verdict")
+        listen(database.reader, statements)
+        assert len(database.stored_page(asked).vm_ids) == 50
+        ((statement, parameters),) = statements
+        with database.writer.connect() as connection:
+            plan = [row[0] for row in connection.exec_driver_sql(f"EXPLAIN {statement}", parameters)]  # type: ignore[arg-type]
+    scans = [line for line in plan if " on verdict" in line or "Scan" in line]
+    assert sum("verdict_rank" in line for line in scans) == 3, plan
+    assert not any("Seq Scan on verdict" in line for line in scans), plan
+
+
 def listen(engine: sa.Engine, statements: list[tuple[str, object]]) -> None:
     """Notes what is read from the verdicts."""
 

@@ -39,7 +39,7 @@ class Database:
         self.renew()
         sa.event.listen(self.engine, "begin", self._begin)
         sa.event.listen(self.engine, "commit", self._commit)
-        self.writer = SummaryWriter(self.engine)
+        self.writer = SummaryWriter(self.engine, "aggregator")
 
     def renew(self) -> None:
         """As it was at the beginning."""

@@ -284,7 +284,7 @@ class Events:
         life = self._story.aggregator.life
         if life is None or life.not_ready() is not None:
             return None
-        life.flusher.flush(all_figures=self._hub.rng.random() < 0.5)
+        life.flusher.flush() if self._hub.rng.random() < 0.5 else life.flusher.flush_turn()
         return "asked for"
 
     # The fleet database, and people.

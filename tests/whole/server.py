@@ -28,7 +28,8 @@ from aggregator.pending import PendingSummaries
 from aggregator.problems import Refused
 from aggregator.replay import replay_journal
 from aggregator.reread import Reread
-from aggregator.summary import Summary, WorkerSettings
+from aggregator.summary import WorkerSettings
+from aggregator.summary_queue import SummaryQueue
 from aggregator.tokens import TokenKeys
 from tests.whole.database import Database
 from tests.whole.disk import Disk
@@ -131,11 +132,17 @@ class Life:
         settings = WorkerSettings(site.data_dir, WINDOWS_DAYS, site.raw_retention_s, HOUR_RETENTION_S)
         worker = site.worker.again(settings)
         workers = FiberWorkers(worker, site.partitions, process=process, trouble=site.workers, ledger=ledger)
+        self._summaries = SummaryQueue(
+            self._writer,
+            in_thread=lambda work: process.later(0.002, work),
+            call_later=process.callLater,
+            clock=self.wall_s,
+        )
         self.flusher = Flusher(
             buffer=self.buffer,
             journal=planted.journal(self.journal),
             workers=planted.workers(workers, site.data_dir),
-            write_summaries=self._write_summaries,
+            summaries=self._summaries,
             pending=PendingSummaries(site.data_dir / "summaries.pending"),
             call_in_reactor=process.callFromThread,
             clock=self.wall_s,
@@ -248,10 +255,6 @@ class Life:
         soonest_s = 0.0 if self.flusher.stores_failing is None else _STORES_RETRY_S
         if self.buffer.fullness >= _FLUSH_EARLY_AT and waited_s >= soonest_s:
             self._tick()
-
-    def _write_summaries(self, summaries: Sequence[Summary]) -> Deferred[None]:
-        now_s = self.wall_s()
-        return self.process.later(0.002, lambda: self._writer.write(summaries, now_s=now_s))
 
     def _identity_conflict(self, vm_id: str) -> None:
         self._hub.tell(f"two machines push as {vm_id}")

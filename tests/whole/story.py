@@ -293,7 +293,7 @@ class Story:
             life = self.aggregator.life
             assert life is not None
             done: list[object] = []
-            life.flusher.flush(all_figures=True).addBoth(done.append)
+            life.flusher.flush(all_figures=True).addCallback(life.flusher.until_written).addBoth(done.append)
             self._advance(self.hub.now_s + 60.0)
             failures = getattr(done[0], "failures", done) if done else "it does not end"
             if failures:

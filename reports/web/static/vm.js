@@ -198,6 +198,7 @@
       shown = data;
       grid.hidden = false;
       state.textContent = data.ends_s.length ? `${local.words(span.fromS)} to ${local.words(span.toS)}. The line is the mean of each ${bucketWords(data.step_s)}, the band its least and largest value.` : "There are no samples in this span.";
+      for (const words of data.missing || []) state.textContent += ` ${words}.`;
       draw();
     } catch (error) {
       if (mine !== asked) return;

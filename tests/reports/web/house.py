@@ -11,12 +11,12 @@ from pathlib import Path
 from aggregator.fleet_db import open_fleet_read_only
 from aggregator.series import SERIES, Curve, Series
 from reports.config import ReportConfig
-from reports.live import Live, NotLive
+from reports.live import Live, NodeLive, NotLive
 from reports.people.gate import Gate, open_gate
 from reports.people.roles import Role
 from reports.policy import Policy
 from reports.schema import open_report_db
-from reports.series import SeriesUnavailable, UnknownVm
+from reports.series import Found, SeriesUnavailable, UnknownVm
 from reports.web.app import make_handlers
 from reports.web.background import State, Task
 from reports.web.backing import ON_THE_SPOT_VMS, Backing
@@ -74,7 +74,12 @@ class FakeSeries:
 
     name: str = "a fake"
     problem: SeriesUnavailable | UnknownVm | None = None
+    missing: tuple[str, ...] = ()
     asked: list[tuple[str, int, int, int]] = field(default_factory=list)
+
+    def find(self, vm_id: str, from_s: int, to_s: int, points: int = 1000) -> Found:
+        series = self.read(vm_id, from_s, to_s, points)
+        return Found(series=series, source=self.name, passed=(), missing=self.missing)
 
     def read(self, vm_id: str, from_s: int, to_s: int, points: int = 1000) -> Series:
         self.asked.append((vm_id, from_s, to_s, points))
@@ -101,7 +106,9 @@ class House:
     gate: Gate
     new_browser: Callable[[], Browser]
     now_s: float = NOW_S
-    live: Live | NotLive = field(default_factory=lambda: NotLive(reason="no aggregator runs in a test"))
+    live: Live | NotLive | tuple[NodeLive, ...] = field(
+        default_factory=lambda: NotLive(reason="no aggregator runs in a test")
+    )
 
     def browser_of(self, role: Role) -> Browser:
         """A browser of its own, in which somebody of this role is logged in."""
@@ -150,7 +157,7 @@ def pages(
         tasks=tasks,
         series=series,
         request_series=lambda: GivingUp(series),
-        live=lambda: house.live,
+        live=lambda: house.live if isinstance(house.live, tuple) else (NodeLive(node=None, health=house.live),),
         clock=lambda: house.now_s,
         arguments=("--data", str(data_dir)),
         on_the_spot_vms=on_the_spot_vms,

@@ -45,7 +45,10 @@ from reports.web.views import (
     Judged,
     LinkView,
     LiveLine,
+    LiveNode,
     LoginView,
+    NodeLine,
+    NodesView,
     Notice,
     OwnerLine,
     Pages,
@@ -296,6 +299,7 @@ def vm_view(judgement: Judgement, **changes: Any) -> VmView:
     values: dict[str, Any] = {
         "frame": frame(vm.name or vm.vm_id, "vms"),
         "name": vm.name or vm.vm_id,
+        "home": EVIL,
         "judged": judged(),
         "judgement": judgement,
         "currency": "EUR",
@@ -370,6 +374,17 @@ def hosts_view(**changes: Any) -> HostsView:
     return HostsView(**{**values, **changes})
 
 
+_LIVE = (
+    LiveLine(words="samples stored", value=12_345.0, unit="count"),
+    LiveLine(words="buffer", value=3.2e6, unit="bytes"),
+    LiveLine(words="last flush", value=samples.NOW_S - 9.0, unit="time"),
+    LiveLine(words="a flush took", value=1.5, unit="s", is_trouble=True),
+    LiveLine(words="journal", value=None, unit="ratio"),
+    LiveLine(words="state", value="ready", unit="text"),
+)
+NODE_AWAY = LiveNode(title=f"Node {EVIL}", lines=(), problem="nothing listens on 127.0.0.1:8900")
+
+
 def health_view(**changes: Any) -> HealthView:
     """Every group with one VM, and an aggregator that answers."""
     shows = ("newest_s", "age_s", "interval_s", "skew_s", "conflicts", "flags")
@@ -385,7 +400,7 @@ def health_view(**changes: Any) -> HealthView:
         conflicts=3,
         flags=("clock_skew",),
     )
-    keys = ("late", "silent", "never", "no_agent", "powered_off", "skewed", "conflicts", "flagged")
+    keys = ("late", "silent", "never", "no_agent", "powered_off", "skewed", "conflicts", "flagged", "split")
     values: dict[str, Any] = {
         "frame": frame("Health", "health"),
         "vms": 10,
@@ -403,17 +418,39 @@ def health_view(**changes: Any) -> HealthView:
             )
             for key in keys
         ),
-        "live": (
-            LiveLine(words="samples stored", value=12_345.0, unit="count"),
-            LiveLine(words="buffer", value=3.2e6, unit="bytes"),
-            LiveLine(words="last flush", value=samples.NOW_S - 9.0, unit="time"),
-            LiveLine(words="a flush took", value=1.5, unit="s", is_trouble=True),
-            LiveLine(words="journal", value=None, unit="ratio"),
-            LiveLine(words="state", value="ready", unit="text"),
-        ),
-        "live_problem": None,
+        "nodes": (LiveNode(title="The aggregator", lines=_LIVE),),
+        "nodes_href": "/nodes",
     }
     return HealthView(**{**values, **changes})
+
+
+def nodes_view(**changes: Any) -> NodesView:
+    """One of each state."""
+    line: dict[str, Any] = {
+        "name": "node-a",
+        "state": "up",
+        "is_trouble": False,
+        "words": (),
+        "seen_s": samples.NOW_S - 4.0,
+        "version": "1.0",
+        "address": "https://node-a.example:8900",
+        "home_vms": 123_456,
+        "heard_vms": 123_400,
+        "owed": 0,
+        "free_bytes": 2**40,
+        "parts": 0,
+        "problems": (),
+    }
+    away = {"state": "away", "is_trouble": True, "words": (f"it is away since {EVIL}",), "parts": 12}
+    unknown = {"state": "unknown", "is_trouble": True, "address": None, "seen_s": None, "version": None, "owed": None}
+    rows = (
+        line,
+        {**line, **away, "name": EVIL, "problems": ("12 parts could not be taken in: it does not answer",)},
+        {**line, "name": "node-c", "state": "draining"},
+        {**line, **unknown, "name": "node-d", "heard_vms": None, "free_bytes": None},
+    )
+    values: dict[str, Any] = {"frame": frame("Nodes", "health"), "rows": tuple(NodeLine(**each) for each in rows)}
+    return NodesView(**{**values, **changes})
 
 
 def exemptions_view(**changes: Any) -> ExemptionsView:
@@ -547,7 +584,9 @@ def every_view() -> Iterator[tuple[str, View]]:
     yield "no hosts", hosts_view(hosts=())
     yield "host", host_view(report)
     yield "health", health_view()
-    yield "health away", health_view(live=(), live_problem="nothing listens on 127.0.0.1:8900", groups=())
+    yield "health away", health_view(nodes=(NODE_AWAY, NODE_AWAY), groups=())
+    yield "nodes", nodes_view()
+    yield "no nodes", nodes_view(rows=())
     yield "health of none", health_view(vms=0, reporting=0, flushed_s=None, groups=())
     yield "exemptions", exemptions_view()
     yield "no exemptions", exemptions_view(rows=(), shows_all=False, add=Form(action="/exemptions"))

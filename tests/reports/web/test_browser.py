@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.reports.fleets import Spec, write_fleet
+from tests.reports.placed import node_row, part_row, place_in
 from tests.reports.web.chromium import EVIL, NARROW, STORED, WIDE, Visitor
 from tests.reports.web.programs import Server, serving
 
@@ -223,12 +225,46 @@ def test_a_fleet_of_none_says_how_to_begin(visit: Visitor, tmp_path: Path) -> No
     with fleet_of(tmp_path) as own, visit(cookie=own.cookie) as visited:
         for width in (NARROW, WIDE):
             visited.resize(width)
-            for address in ("", "vms", "hosts", "health", "exemptions", "policies", "deliveries", "compare"):
+            for address in ("", "vms", "hosts", "health", "nodes", "exemptions", "policies", "deliveries", "compare"):
                 page = visited.go(own.url + address)
                 visited.check()
                 visited.shoot(f"none-{address or 'fleet'}")
                 if address in {"", "vms", "health"}:
                     assert "fallow-aggregator join-token" in page.locator("main").inner_text()
+
+
+def test_a_fleet_of_several_nodes(visit: Visitor, tmp_path: Path) -> None:
+    """Nodes, their health and a VM that lies on two of them can be read at both widths, whatever nodes say."""
+    write_fleet(tmp_path, [Spec(vm_id="vm-split", name="build-7"), Spec(vm_id="vm-other")])
+    now_s = time.time()
+    long = "aggregator-of-the-second-hall-in-the-north.example.org-3f2a"
+    place_in(
+        tmp_path,
+        [
+            node_row("node-a", seen_s=now_s, admin_url="http://127.0.0.1:9"),
+            node_row(long, seen_s=now_s - 7200, admin_url="https://127.0.0.1:9"),
+            node_row(EVIL, seen_s=now_s, state="draining", not_ready="draining", admin_url=None),
+        ],
+        homes={"vm-split": "node-a", "vm-other": long},
+        parts=[part_row("vm-split", long), part_row("vm-split", EVIL, problem="it answered 507: no room is left")],
+    )
+    with serving(tmp_path) as own:
+        for name, address, expected in (
+            ("nodes", "nodes", []),
+            ("health-nodes", "health", []),
+            ("vm-split", "vms/vm-split", [503]),
+        ):
+            with visit(expected=expected, cookie=own.cookie) as visited:
+                for width in (NARROW, WIDE):
+                    visited.resize(width)
+                    page = visited.go(own.url + address)
+                    visited.check()
+                    visited.shoot(name)
+                assert "node-a" in page.locator("main").inner_text()
+        with visit(scheme="dark", cookie=own.cookie) as visited:
+            visited.go(own.url + "nodes")
+            visited.check()
+            visited.shoot("nodes")
 
 
 def test_a_fleet_of_one(visit: Visitor, tmp_path: Path) -> None:

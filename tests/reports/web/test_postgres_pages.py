@@ -9,7 +9,8 @@ import pytest
 import sqlalchemy as sa
 
 from tests.postgres import postgres_database
-from tests.reports.fleets import one_of_each
+from tests.reports.fleets import NOW_S, one_of_each
+from tests.reports.placed import AWAY_S, node_row, part_row, place
 from tests.reports.web.house import pages
 from tests.reports.web.test_large_fleets import judge_now
 from tests.reports.web.test_pages import EVIL_SPEC, PAGES
@@ -41,6 +42,26 @@ def test_answers_are_those_of_sqlite(tmp_path: Path, url: str) -> None:
                 assert large.browser.get(target).json == expected[target]
             for path in ("/", "/vms", "/hosts"):
                 assert large.browser.get(path).status == 200
+
+
+def test_several_nodes_are_told_alike(tmp_path: Path, url: str) -> None:
+    """Nodes, what each holds, and VMs that lie on two of them."""
+    specs = one_of_each()
+    with pages(tmp_path, specs) as lite, pages(tmp_path, specs, url=url) as served:
+        for house in (lite, served):
+            place(
+                house.fleet.writer,
+                [node_row("a"), node_row("b", seen_s=NOW_S - AWAY_S)],
+                homes={"vm-idle": "a", "vm-active": "b", "vm-silent": "lost"},
+                parts=[part_row("vm-idle", "b", problem="no room"), part_row("vm-active", "a")],
+            )
+        targets = ("/v1/nodes", "/v1/vms/vm-idle", "/v1/health", "/v1/report?verdict=all&sort=score")
+        expected = {target: lite.browser.get(target).json for target in targets}
+        assert {target: served.browser.get(target).json for target in targets} == expected
+        assert [one["name"] for one in expected["/v1/nodes"]["nodes"]] == ["a", "b", "lost"]
+        assert expected["/v1/vms/vm-idle"]["history"]["parts"][0]["node"] == "b"
+        for path in ("/nodes", "/health", "/vms/vm-idle"):
+            assert served.browser.get(path).status == 200, path
 
 
 def test_restart_of_the_server_is_not_noticed(tmp_path: Path, url: str) -> None:

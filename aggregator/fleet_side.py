@@ -1,0 +1,118 @@
+"""All that an aggregator has of the fleet database, and how much of it there is while the database is away."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from twisted.logger import Logger
+
+from aggregator.catalogue import Catalogue
+from aggregator.config import AggregatorConfig
+from aggregator.fleet_db import migrate, open_fleet
+from aggregator.fleet_link import AWAY, FleetLink, in_daemon_thread
+from aggregator.node_name import NODE_FILE_NAME, STARTS_FILE_NAME, load_or_create_name, note_start
+from aggregator.nodes import Nodes
+from aggregator.own_node import OwnNode, admin_url
+from aggregator.revocation_cache import CACHE_FILE_NAME, RevocationCache
+from aggregator.summaries import SummaryWriter
+from aggregator.tokens import Revocations
+
+
+class FleetSide:
+    """The fleet database as one aggregator has it.
+
+    Args:
+        config: settings.
+        reactor, clock: as those of the service.
+        not_ready, vms, owed: as `OwnNode` takes them; not called before `introduce`.
+        on_open: told of all VMs that ever had a summary, where the database answers only after the start.
+    Attributes:
+        engine: of the database; connects when it is used.
+        catalogue, writer: on that engine.
+        me: what this aggregator says of itself.
+        link: says it.
+        revocation_cache: of the data directory.
+        known_vms: that ever had a summary; none while the database is away.
+        last_known: while it is away, revocations as an earlier run last knew them; else None.
+
+    Construction asks the database; it blocks. Raises: ConfigError; NodeNameTakenError; what the database raises when it
+    does not answer and no earlier run left its revocations.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        config: AggregatorConfig,
+        *,
+        reactor: Any,
+        clock: Callable[[], float],
+        not_ready: Callable[[], str | None],
+        vms: Callable[[], int],
+        owed: Callable[[], int],
+        on_open: Callable[[Sequence[str]], object],
+    ) -> None:
+        self._config = config
+        self._clock = clock
+        data_dir = config.data_dir
+        name = load_or_create_name(data_dir / NODE_FILE_NAME, config.node_name)
+        self.engine = open_fleet(config.fleet_url, data_dir)
+        self.catalogue = Catalogue(self.engine, check=config.enrolment_check)
+        self.writer = SummaryWriter(self.engine, name)
+        started_s = clock()
+        self.me = OwnNode(
+            name, data_dir=data_dir, started_s=started_s, clock=clock, not_ready=not_ready, vms=vms, owed=owed
+        )
+        self.link = FleetLink(
+            Nodes(self.engine),
+            self.me,
+            starts=note_start(data_dir / STARTS_FILE_NAME, started_s),
+            prepare=self._prepare,
+            on_open=on_open,
+            in_thread=lambda work: in_daemon_thread(reactor, work),
+            reactor=reactor,
+        )
+        self.revocation_cache = RevocationCache(data_dir / CACHE_FILE_NAME)
+        self.known_vms: Sequence[str] = ()
+        self.last_known: Revocations | None = None
+        try:
+            self._open()
+        except BaseException:
+            self.engine.dispose()
+            raise
+
+    def introduce(self, agents: Any, admin: Any) -> None:
+        """Begins to tell the fleet of this aggregator. Args: agents, admin: addresses where its doors listen."""
+        host = f"[{agents.host}]" if ":" in agents.host else agents.host
+        self.me.listen = f"{host}:{agents.port}"
+        own = admin_url(self._config.admin[0], admin.port, self._config.listening)
+        self.me.admin_url = self._config.node_url or own
+        if self.me.admin_url is None:
+            self._log.warn("node.url: is not set: neither the report nor another aggregator can ask this one")
+        self.link.start()
+
+    def leaving(self) -> str | None:
+        """Why VMs should be sent elsewhere though pushes are taken; None: they should not."""
+        return "this aggregator is being drained: others take its VMs" if self.me.is_draining else None
+
+    def drain(self, wanted: bool) -> None:
+        """Has VMs sent elsewhere, or takes that back."""
+        self.me.is_draining = wanted
+        self._log.info("draining: VMs should go elsewhere" if wanted else "no longer draining")
+        self.link.tell()
+
+    def _open(self) -> None:
+        try:
+            self.known_vms = self.link.open(self._clock())
+        except AWAY:
+            self.last_known = self.revocation_cache.read()
+            # Without them tokens that were refused would be good again. A file of SQLite does not come back by itself.
+            if self.last_known is None or self.engine.dialect.name == "sqlite":
+                raise
+            self._log.info("{n} revocations are those of the last run", n=len(self.last_known))
+
+    def _prepare(self) -> Sequence[str]:
+        migrate(self.engine, clock=self._clock)
+        self.writer.keep_windows(self._config.windows_days)
+        return self.writer.known_vms()

@@ -1,0 +1,40 @@
+"""What came of flushes, in figures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(slots=True)
+class FlushTotals:
+    """What flushes have done since the start."""
+
+    flushes: int = 0
+    overruns: int = 0
+    seconds: float = 0.0
+    last_s: float = 0.0
+    last_duration_s: float = 0.0
+    rows: int = 0
+    duplicates: int = 0
+    conflicts: int = 0
+    stores: int = 0
+    store_failures: int = 0
+    stores_lost: int = 0
+
+
+@dataclass(slots=True)
+class FlushReport:
+    """One flush.
+
+    Attributes:
+        failures: VM -> why its rows are still owed.
+        summaries_owed: VMs whose summary the fleet database lacks.
+    """
+
+    vms: int = 0
+    rows: int = 0
+    duplicates: int = 0
+    conflicts: int = 0
+    failures: dict[str, str] = field(default_factory=dict)
+    summaries_owed: int = 0
+    seconds: float = 0.0

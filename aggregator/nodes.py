@@ -1,0 +1,218 @@
+"""The aggregators of a fleet, its nodes: who there is, who is away, and one forgotten. Blocking: call it in a thread.
+
+Each node keeps its own row of the table `node` up to date. Of two nodes that run under one name the one that started
+last has the row; the other finds that out when it next wants to write it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from enum import StrEnum
+from typing import Any
+
+import sqlalchemy as sa
+
+from aggregator import fleet
+from aggregator.fleet import vm_part, vm_summary
+from aggregator.fleet_db import reading
+from aggregator.generations import insert_into
+
+BEAT_S = 10.0
+AWAY_AFTER_S = 60.0
+# A node that was seen so lately still runs, as far as a start can tell.
+SURELY_RUNS_S = 30.0
+
+_ROW = fleet.node
+
+
+class NodeState(StrEnum):
+    """What a node says of itself."""
+
+    UP = "up"
+    DRAINING = "draining"
+    STOPPED = "stopped"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """One aggregator as it last said. Times are Unix seconds of its clock.
+
+    Attributes:
+        node: its name.
+        admin_url: where the others and the report ask it; None: nowhere.
+        listen: host:port of the agents' door.
+        version: of the program.
+        revision: of the schema that the program was written for.
+        not_ready: why it takes no pushes; None: it does.
+        seen_s: when it last said so.
+        vms: those it heard of within a day.
+        owed: summaries that it has still to write.
+        free_bytes: room on the disk of its stores; None: it could not tell.
+    """
+
+    node: str
+    admin_url: str | None
+    listen: str | None
+    version: str
+    revision: str
+    state: NodeState
+    not_ready: str | None
+    started_s: float
+    seen_s: float
+    vms: int
+    owed: int
+    free_bytes: int | None
+
+
+class NodeNameTakenError(Exception):
+    """Another aggregator runs under the name."""
+
+    def __init__(self, other: Node) -> None:
+        self.other = other
+        super().__init__(
+            f"another aggregator runs as {other.node}, at {other.admin_url or other.listen or 'no address'}: each of a "
+            f"fleet needs a name of its own (node.name), and a data directory of its own"
+        )
+
+
+class UnknownNodeError(LookupError):
+    """The fleet database knows no node of this name."""
+
+
+class NodeRunsError(Exception):
+    """A node that still runs cannot be forgotten."""
+
+
+def is_away(node: Node, now_s: float) -> bool:
+    """Whether nobody need ask it: it stopped, or has said nothing for AWAY_AFTER_S."""
+    return node.state is NodeState.STOPPED or now_s - node.seen_s > AWAY_AFTER_S
+
+
+class Nodes:
+    """The table `node`.
+
+    Every method raises sqlalchemy.exc.SQLAlchemyError when the database does not answer.
+
+    Args: engine: of `fleet_db.open_fleet`, migrated; one that only reads will do for `all` and `one`.
+    """
+
+    def __init__(self, engine: sa.Engine) -> None:
+        self._engine = engine
+
+    def all(self) -> list[Node]:
+        """Every node, by name."""
+        with reading(self._engine) as connection:
+            return [_node(row) for row in connection.execute(sa.select(_ROW).order_by(_ROW.c.node))]
+
+    def one(self, name: str) -> Node | None:
+        """The node of that name."""
+        with reading(self._engine) as connection:
+            return _find(connection, name)
+
+    def check_name(self, name: str, starts: frozenset[float], now_s: float) -> None:
+        """Whether an aggregator may start under a name.
+
+        Args: starts: when this one and earlier ones of its data directory started.
+
+        Raises: NodeNameTakenError: another runs under it.
+        """
+        with reading(self._engine) as connection:
+            _refuse_taken(_find(connection, name), starts, now_s)
+
+    def register(self, node: Node, starts: frozenset[float]) -> int:
+        """Writes the row of a node that has started; returns how many VMs became its own.
+
+        Those are all that no node has, when it is the first of the fleet: they were pushed to it before there were
+        names.
+
+        Args: starts: as for `check_name`.
+
+        Raises: NodeNameTakenError.
+        """
+        with self._engine.begin() as connection:
+            _refuse_taken(_find(connection, node.node, lock=True), starts, node.seen_s)
+            is_first = connection.scalar(sa.select(_ROW.c.node).limit(1)) is None
+            _write(connection, node)
+            return _claim_unowned(connection, node.node) if is_first else 0
+
+    def beat(self, node: Node) -> None:
+        """Brings the row of a node up to date, and makes it again where somebody forgot it.
+
+        Raises: NodeNameTakenError: one that started later runs under its name; the row stays that one's.
+        """
+        with self._engine.begin() as connection:
+            found = _find(connection, node.node, lock=True)
+            if found is not None and found.started_s > node.started_s and not is_away(found, node.seen_s):
+                raise NodeNameTakenError(found)
+            _write(connection, node)
+
+    def claim_unowned(self, name: str) -> int:
+        """Gives a node all VMs that have a summary and no node; returns how many."""
+        with self._engine.begin() as connection:
+            return _claim_unowned(connection, name)
+
+    def forget(self, name: str, now_s: float) -> int:
+        """Deletes what the database has of a node whose disk is lost; returns how many VMs it was the home of.
+
+        The home of such a VM is then the node that holds the newest other part of its history; where there is none,
+        whichever writes its next summary.
+
+        Raises: UnknownNodeError: neither a node nor the home of a VM has this name; NodeRunsError: it is not away.
+        """
+        home, holder = vm_summary.c.node, vm_part.c.node
+        with self._engine.begin() as connection:
+            found = _find(connection, name, lock=True)
+            if found is not None and not is_away(found, now_s):
+                raise NodeRunsError(f"{name}: still runs: it was seen {max(0.0, now_s - found.seen_s):.0f} s ago")
+            mine = sa.select(vm_summary.c.vm_id).where(home == name).order_by(vm_summary.c.vm_id)
+            # In the order in which writers of summaries lock them. SQLite leaves the words out: it has one writer.
+            vms = len(connection.scalars(mine.with_for_update()).all())
+            parts = connection.execute(sa.delete(vm_part).where(holder == name)).rowcount
+            if found is None and not vms and not parts:
+                raise UnknownNodeError(f"{name}: no such node")
+            newest = (
+                sa.select(holder)
+                .where(vm_part.c.vm_id == vm_summary.c.vm_id)
+                .order_by(vm_part.c.newest_s.desc(), holder)
+                .limit(1)
+                .scalar_subquery()
+            )
+            connection.execute(sa.update(vm_summary).where(home == name).values(node=sa.func.coalesce(newest, "")))
+            # What its home holds of a VM is no part.
+            at_home = sa.exists().where(vm_summary.c.vm_id == vm_part.c.vm_id, home == holder)
+            connection.execute(sa.delete(vm_part).where(at_home))
+            connection.execute(sa.delete(_ROW).where(_ROW.c.node == name))
+            return vms
+
+
+def _find(connection: sa.Connection, name: str, *, lock: bool = False) -> Node | None:
+    statement = sa.select(_ROW).where(_ROW.c.node == name)
+    row = connection.execute(statement.with_for_update() if lock else statement).one_or_none()
+    return None if row is None else _node(row)
+
+
+def _refuse_taken(found: Node | None, starts: frozenset[float], now_s: float) -> None:
+    if found is None or found.state is NodeState.STOPPED or found.started_s in starts:
+        return
+    # One from ahead of our clock was seen just now as well as not.
+    if now_s - found.seen_s <= SURELY_RUNS_S:
+        raise NodeNameTakenError(found)
+
+
+def _write(connection: sa.Connection, node: Node) -> None:
+    insert = insert_into(connection, _ROW)
+    rest = {column.name: insert.excluded[column.name] for column in _ROW.c if not column.primary_key}
+    connection.execute(insert.on_conflict_do_update(index_elements=[_ROW.c.node], set_=rest), _values(node))
+
+
+def _claim_unowned(connection: sa.Connection, name: str) -> int:
+    return connection.execute(sa.update(vm_summary).where(vm_summary.c.node == "").values(node=name)).rowcount
+
+
+def _values(node: Node) -> dict[str, Any]:
+    return {item.name: getattr(node, item.name) for item in fields(Node)} | {"state": node.state.value}
+
+
+def _node(row: sa.Row[Any]) -> Node:
+    values = dict(row._mapping)
+    return Node(**values | {"state": NodeState(values["state"])})
