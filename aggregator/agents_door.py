@@ -24,6 +24,7 @@ from aggregator.http import Request
 from aggregator.problems import Problem, Refused
 from aggregator.record import encode_record
 from aggregator.rows import ROW_BYTES, row_ts
+from aggregator.shared_reads import SharedReads
 from aggregator.tokens import IDENTITY_CONFLICT
 
 _METHODS: Mapping[bytes, tuple[bytes, ...]] = {
@@ -280,14 +281,22 @@ class AgentsDoorFactory(HttpConnectionFactory):
         parts: what the doors work with.
         clock: the reactor.
         door: the kind of door to make.
+        reads: makes what reads from plain sockets.
     Attributes:
         enrolling: enrolments and rotations under way.
         in_flight: by VM, pushes on their way to the disk.
         clock_doubt: whose clock is wrong, ours or a VM's.
     """
 
-    def __init__(self, parts: DoorParts, clock: Clock, door: type[AgentsDoor] = AgentsDoor) -> None:
-        super().__init__(parts.limits, parts.counters, clock, parts.proxies)
+    def __init__(
+        self,
+        parts: DoorParts,
+        clock: Clock,
+        door: type[AgentsDoor] = AgentsDoor,
+        *,
+        reads: Callable[[Any], SharedReads] = SharedReads,
+    ) -> None:
+        super().__init__(parts.limits, parts.counters, clock, parts.proxies, reads=reads)
         self.parts = parts
         self.enrolling = 0
         self.clock_doubt = ClockDoubt(parts.buffer.heard_between)

@@ -43,6 +43,10 @@ class Backlog:
         """VMs of which the database may lack something, those being written included."""
         return {*self._waiting, *self._taken}
 
+    def __contains__(self, vm_id: object) -> bool:
+        """Whether the database may lack something of a VM."""
+        return vm_id in self._waiting or vm_id in self._taken
+
     @property
     def taken(self) -> KeysView[str]:
         """VMs being written."""

@@ -6,9 +6,10 @@ taken, what came since. Nothing is removed before it is stored, so a flush that 
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from heapq import nsmallest
+from itertools import islice
 from typing import NamedTuple, Protocol
 
 from aggregator.problems import Problem
@@ -18,6 +19,7 @@ from aggregator.summary import Heard, Taken, flags_of
 LIVE_ROWS = 10
 _FORGET_SILENT_S = 86400.0
 _FORMER_BOOTS = 4
+_MOST_COUNTED = 20_000
 
 
 class PushLike(Protocol):
@@ -88,12 +90,18 @@ class Buffer:
         self._max_rows = max_rows
         self._on_identity_conflict = on_identity_conflict
         self._clones: frozenset[str] = frozenset()
+        self._removals = 0
+        self._order: tuple[int, list[str]] = -1, []  # ids, sorted, and how many removals there had been
         self.unstored_rows = 0
         self.newest_received_s = 0.0
 
     def __len__(self) -> int:
         """VMs known in memory."""
         return len(self._entries)
+
+    def __contains__(self, vm_id: str) -> bool:
+        """Whether memory knows this VM."""
+        return vm_id in self._entries
 
     @property
     def fullness(self) -> float:
@@ -193,14 +201,21 @@ class Buffer:
         self.unstored_rows += len(fresh)
         return Added(len(fresh), duplicates, conflicts)
 
-    def take(self, wanted: Callable[[str], bool] = lambda _vm: True) -> list[str]:
-        """Marks everything unstored of the wanted VMs as taken by a flush; returns those that have some, sorted.
+    def vm_ids(self) -> list[str]:
+        """VMs known in memory, in the order in which they came. Any thread."""
+        return list(self._entries)
 
-        What makes a VM's figures doubtful is wanted of every VM.
+    def take(self, vm_ids: Iterable[str] | None = None, wanted: Callable[[str], bool] = lambda _vm: True) -> list[str]:
+        """Marks everything unstored of VMs as taken by a flush; returns which of them have some.
+
+        Args:
+            vm_ids: only those of them; None: of all.
+            wanted: only those it is true of, and those whose figures became doubtful.
         """
         owing: list[str] = []
-        for vm_id, entry in self._entries.items():
-            if not (entry.news or wanted(vm_id)):
+        for vm_id in self.vm_ids() if vm_ids is None else vm_ids:
+            entry = self._entries.get(vm_id)
+            if entry is None or not (entry.news or wanted(vm_id)):
                 continue
             entry.taken_bytes = len(entry.rows)
             entry.taken_conflicts = entry.conflicts
@@ -208,17 +223,14 @@ class Buffer:
             entry.news = False
             if entry.taken_bytes > entry.stored_bytes or entry.conflicts or entry.taken_news:
                 owing.append(vm_id)
-        owing.sort()
         return owing
 
-    def waiting(self) -> list[str]:
-        """VMs with rows that no flush has taken yet."""
-        return [vm_id for vm_id, entry in self._entries.items() if len(entry.rows) > entry.taken_bytes]
-
-    def heard(self, vm_id: str) -> Heard | None:
-        """When a VM was last heard of; None for a VM that memory does not know."""
-        entry = self._entries.get(vm_id)
-        return None if entry is None else Heard(vm_id, entry.newest_ts, entry.received_s, entry.skew_s)
+    def waiting(self) -> Iterator[Heard]:
+        """When VMs were last heard of that have rows that no flush has taken, as it is when one is asked for."""
+        for vm_id in self.vm_ids():
+            entry = self._entries.get(vm_id)
+            if entry is not None and len(entry.rows) > entry.taken_bytes:
+                yield Heard(vm_id, entry.newest_ts, entry.received_s, entry.skew_s)
 
     def taken(self, vm_id: str) -> Taken | None:
         """The rows of one VM that `take` marked; None for a VM that memory does not know."""
@@ -258,28 +270,34 @@ class Buffer:
         """Drops a VM that an admin forgot, unstored rows too."""
         entry = self._entries.pop(vm_id, None)
         if entry is not None:
+            self._removals += 1
             self.unstored_rows -= (len(entry.rows) - entry.stored_bytes) // ROW_BYTES
 
-    def forget_silent(self, now_s: float) -> int:
-        """Drops VMs that have been silent for a day and owe nothing; returns how many."""
-        silent = [
-            vm_id
-            for vm_id, entry in self._entries.items()
-            if entry.received_s < now_s - _FORGET_SILENT_S
-            and len(entry.rows) == entry.stored_bytes
-            and not (entry.conflicts or entry.news or entry.taken_news or entry.identity_conflict)
-        ]
-        for vm_id in silent:
-            del self._entries[vm_id]
-        return len(silent)
+    def forget_silent(self, vm_ids: Iterable[str], now_s: float) -> int:
+        """Drops those that have been silent for a day and owe nothing; returns how many."""
+        dropped = 0
+        for vm_id in vm_ids:
+            entry = self._entries.get(vm_id)
+            if (
+                entry is not None
+                and entry.received_s < now_s - _FORGET_SILENT_S
+                and len(entry.rows) == entry.stored_bytes
+                and not (entry.conflicts or entry.news or entry.taken_news or entry.identity_conflict)
+            ):
+                del self._entries[vm_id]
+                dropped += 1
+        self._removals += dropped
+        return dropped
 
     def heard_between(self, from_s: float, to_s: float) -> int:
-        """How many VMs had their newest push taken between two times of our clock, Unix seconds."""
-        return sum(from_s <= entry.received_s <= to_s for entry in self._entries.values())
+        """How many VMs had their newest push taken between two times of our clock, Unix seconds; at most 20,000."""
+        heard = (1 for entry in self._entries.values() if from_s <= entry.received_s <= to_s)
+        return sum(islice(heard, _MOST_COUNTED))
 
-    def skews_s(self) -> list[float]:
-        """Clock skew of every VM in memory."""
-        return [entry.skew_s for entry in self._entries.values()]
+    def skews_s(self, most: int = 1_000) -> list[float]:
+        """Clock skews of the VMs in memory: of all, or of about `most` that are spread evenly over them."""
+        entries = list(self._entries.values())
+        return [entry.skew_s for entry in entries[:: max(1, len(entries) // most)]]
 
     def samples(self, vm_id: str) -> Iterator[dict[str, float | int | None]]:
         """Rows of one VM in memory, in wire fields: all that its store may lack, and some that it has. Any thread."""
@@ -291,16 +309,35 @@ class Buffer:
     ) -> list[dict[str, object]]:
         """VMs heard of since then, by id: when, with what skew, and their last samples, newest last. Any thread.
 
-        Args: vm: this one alone. after: ids above it alone. limit: at most so many.
+        Args:
+            vm: this one alone.
+            after: ids above it alone, of the VMs that were here when a page without it was asked for last.
+            limit: at most so many.
         """
-        known = list(self._entries.items()) if vm is None else [(vm, self._entries.get(vm))]
-        heard = {
-            vm_id: entry
-            for vm_id, entry in known
-            if entry is not None and vm_id > after and entry.received_s >= since_s
-        }
-        ids = sorted(heard) if limit is None else nsmallest(limit, heard)
-        return [_live(vm_id, heard[vm_id], is_clone=vm_id in self._clones) for vm_id in ids]
+        order = self._in_order(anew=not after) if vm is None else [vm]
+        found: list[dict[str, object]] = []
+        for at in range(bisect_right(order, after), len(order)):
+            vm_id = order[at]
+            if limit is not None and len(found) >= limit:
+                break
+            entry = self._entries.get(vm_id)
+            if entry is not None and entry.received_s >= since_s:
+                found.append(_live(vm_id, entry, is_clone=vm_id in self._clones))
+        return found
+
+    def _in_order(self, *, anew: bool) -> list[str]:
+        """Ids, sorted; those of a look's first page do for all that follow. Any thread: nothing here is changed."""
+        removals, order = self._order
+        if anew or removals < 0:
+            # Read before the ids are: at worst they are sorted as a whole once more.
+            removals_now = self._removals
+            known = self.vm_ids()
+            # While none goes, those in order are the first that came.
+            fresh = known[len(order) :] if removals == removals_now else known
+            if removals != removals_now or fresh:
+                order = sorted(order + sorted(fresh) if removals == removals_now else fresh)
+                self._order = removals_now, order
+        return order
 
 
 def _live(vm_id: str, entry: _Entry, *, is_clone: bool) -> dict[str, object]:

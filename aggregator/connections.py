@@ -5,6 +5,7 @@ Deadlines of all connections are looked at together, once a sweep, so that a req
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred
@@ -46,6 +47,7 @@ class HttpConnectionFactory(Factory):
         counters: plain numbers, read elsewhere.
         clock: the reactor; the sweep runs from `startFactory` to `stopFactory`.
         proxies: whose connections are not counted by address.
+        reads: makes what reads from plain sockets, where the clock is a reactor.
     Attributes:
         now_s: the clock as of the last sweep, good enough for deadlines.
         unfinished_bytes: held of requests that are not whole yet.
@@ -56,13 +58,21 @@ class HttpConnectionFactory(Factory):
     log = Logger()
     noisy = False
 
-    def __init__(self, limits: DoorLimits, counters: DoorCounters, clock: Clock, proxies: Proxies = NO_PROXIES) -> None:
+    def __init__(
+        self,
+        limits: DoorLimits,
+        counters: DoorCounters,
+        clock: Clock,
+        proxies: Proxies = NO_PROXIES,
+        *,
+        reads: Callable[[Any], SharedReads] = SharedReads,
+    ) -> None:
         self.limits = limits
         self.counters = counters
         self.now_s = clock.seconds()
         self.unfinished_bytes = 0
         self.nearly_full = False
-        self.reads = SharedReads(clock) if IReactorFDSet.providedBy(clock) else None
+        self.reads = reads(clock) if IReactorFDSet.providedBy(clock) else None
         self._clock = clock
         self._connections: set[OpenConnection] = set()
         self._per_address = PerAddress(limits.per_address, proxies)

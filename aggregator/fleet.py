@@ -75,6 +75,13 @@ vm_part = sa.Table(
     sa.Column("newest_s", sa.BigInteger, nullable=False, comment="ts of its newest sample"),
     sa.Column("noted_s", sa.Double, nullable=False, comment="since when there are two"),
     sa.Column("problem", sa.Text, comment="why it could not be taken in at the last try"),
+    sa.Column(
+        "mark",
+        sa.BigInteger,
+        nullable=False,
+        server_default=sa.text("0"),
+        comment="another each time this is noted: tells whether the part is still the one that was looked at",
+    ),
     sqlite_with_rowid=False,
 )
 

@@ -57,7 +57,7 @@ class FleetLink:
     Args:
         nodes: of that database.
         me: what is told.
-        starts: when this aggregator and earlier ones of its data directory started.
+        starts: as `Nodes.check_name` takes them.
         prepare: brings the database to this program's schema, as far as that is needed; returns the ids of all VMs
             that ever had a summary. Blocks.
         on_open: told of these ids when that succeeded after the start.
@@ -76,7 +76,7 @@ class FleetLink:
         nodes: Nodes,
         me: OwnNode,
         *,
-        starts: frozenset[float],
+        starts: frozenset[float] | None,
         prepare: Callable[[], Sequence[str]],
         on_open: Callable[[Sequence[str]], object],
         in_thread: Callable[[Callable[[], Any]], Deferred[Any]],

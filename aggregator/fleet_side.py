@@ -33,7 +33,7 @@ class FleetSide:
         me: what this aggregator says of itself.
         link: says it.
         revocation_cache: of the data directory.
-        known_vms: that ever had a summary; none while the database is away.
+        known_vms: of which this node is the home; none while the database is away.
         last_known: while it is away, revocations as an earlier run last knew them; else None.
 
     Construction asks the database; it blocks. Raises: ConfigError; NodeNameTakenError; what the database raises when it
@@ -67,7 +67,8 @@ class FleetSide:
         self.link = FleetLink(
             Nodes(self.engine),
             self.me,
-            starts=note_start(data_dir / STARTS_FILE_NAME, started_s),
+            # A fleet database within the data directory has no other: that is locked, and may be a copy.
+            starts=note_start(data_dir / STARTS_FILE_NAME, started_s) if config.fleet_url else None,
             prepare=self._prepare,
             on_open=on_open,
             in_thread=lambda work: in_daemon_thread(reactor, work),

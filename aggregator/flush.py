@@ -19,9 +19,10 @@ from twisted.python.failure import Failure
 
 from aggregator.buffer import Buffer
 from aggregator.flush_report import FlushReport, FlushTotals
+from aggregator.flush_take import PIECE_VMS, Pieces, take
 from aggregator.flush_turns import FlushTurns
 from aggregator.pending import PendingSummaries
-from aggregator.pool import Workers, partition_of
+from aggregator.pool import Workers
 from aggregator.rows import ROW_BYTES
 from aggregator.summary import ChunkResult, Taken
 from aggregator.summary_queue import SummaryQueue
@@ -80,6 +81,8 @@ class Flusher:
     Args:
         summaries: takes them to the fleet database.
         clock: Unix time in seconds.
+        chunk_vms: so many stores a worker is given at once.
+        piece_vms: so many VMs are looked at between other events.
         known_vms: those that have had rows: the store of one of them that is gone is not new.
         turns: a VM's rows are stored by every so manieth scheduled flush; those of one that is new, or whose store
             failed, by the next.
@@ -104,6 +107,7 @@ class Flusher:
         call_in_reactor: Callable[..., object],
         clock: Callable[[], float],
         chunk_vms: int = CHUNK_VMS,
+        piece_vms: int = PIECE_VMS,
         known_vms: Iterable[str] = (),
         turns: int = 1,
     ) -> None:
@@ -118,6 +122,7 @@ class Flusher:
         self._call_in_reactor = call_in_reactor
         self._clock = clock
         self._chunk_vms = chunk_vms
+        self._pieces = Pieces(call_in_reactor, piece_vms)
         self._running = False
         self._waiting: list[Deferred[FlushReport]] = []
         self._wish = _Wish(all_figures=False, everybody=False)  # of those who wait
@@ -127,6 +132,7 @@ class Flusher:
         self._verify_turns = [VerifyTurns() for _ in self._turns.everybody]
         self._young: set[str] = set()  # known for less than a day: figures follow each flush
         self._failed: frozenset[str] = frozenset()
+        self._hurried: set[str] = set()
         self.replayed_through: int | None = None
         self.totals = FlushTotals()
         self.stores_failing: str | None = None
@@ -139,6 +145,7 @@ class Flusher:
         self._owed.discard(vm_id)
         self._figures_due.discard(vm_id)
         self._young.discard(vm_id)
+        self._hurried.discard(vm_id)
         self._summaries.forget(vm_id)
 
     def know(self, vm_ids: Iterable[str]) -> None:
@@ -152,6 +159,14 @@ class Flusher:
     def unknow(self, vm_id: str) -> None:
         """The store of this VM is about to go, or has gone, for a reason."""
         self._known.discard(vm_id)
+
+    def hurry(self, vm_id: str) -> None:
+        """Has the next flush store this VM's rows, whosever turn it is: somebody waits for them."""
+        self._hurried.add(vm_id)
+
+    def owes_summary(self, vm_id: str) -> bool:
+        """Whether the fleet database may lack what was stored of this VM."""
+        return vm_id in self._owed or vm_id in self._summaries
 
     @property
     def summaries_owed(self) -> int:
@@ -223,18 +238,15 @@ class Flusher:
         # While the database is away, reading its debts again and again would be work for nothing.
         pays = wish.all_figures or not self._summaries.failures_in_row
         turns = self._turns.everybody if wish.everybody else self._turns.next()
-        # No other event may come between the rotation's callback and this.
-        everyone = self._take(turns, pays)
-        # As of now: what a replay puts into the buffer from here on, this flush does not store.
+        # As of now: no other event may come between the rotation's callback and this. What a replay puts into the
+        # buffer from here on, this flush need not store.
         covered = segment if self.replayed_through is None else min(segment, self.replayed_through)
         report = FlushReport()
         now_s = self._clock()
         for each in turns:
             self._verify_turns[each].begin(now_s)
         turn = _Turn(turns, report, now_s, self._clock_is_trusted(), wish.all_figures, pays)
-        shares: list[list[str]] = [[] for _ in range(self._workers.partitions)]
-        for vm_id in everyone:
-            shares[partition_of(vm_id, len(shares))].append(vm_id)
+        shares = await self._take(turns, pays)
         # All of them end before this flush does: the next one may not take what another still stores.
         ended: list[tuple[bool, object]] = await DeferredList(
             [
@@ -248,21 +260,39 @@ class Flusher:
                 outcome.raiseException()
         self._settle(turns, covered, report)
         if not wish.everybody:
-            waiting = self._buffer.waiting()
-            self._summaries.hear(heard for vm_id in waiting if (heard := self._buffer.heard(vm_id)))
+            self._summaries.hear(self._buffer.waiting())
+        silent_at_s = self._clock()
+        async for piece in self._pieces.of(self._buffer.vm_ids()):
+            self._buffer.forget_silent(piece, silent_at_s)
         report.seconds = self._clock() - began_s
         self._count(report)
         return report
 
-    def _take(self, turns: range, pays: bool) -> list[str]:
-        """Has the buffer give up the rows of this flush; returns its VMs, sorted."""
+    async def _take(self, turns: range, pays: bool) -> list[list[str]]:
         owed = self._owed if pays else set()
-        if turns == self._turns.everybody:
-            return sorted(self._figures_due.union(self._buffer.take(), owed))
-        turn_of, known, early = self._turns.turn_of, self._known, self._young.union(self._failed, owed)
-        owing = self._buffer.take(lambda vm_id: turn_of(vm_id) in turns or vm_id in early or vm_id not in known)
-        due = (vm_id for vm_id in self._figures_due if turn_of(vm_id) in turns or vm_id in early)
-        return sorted(owed.union(owing, due))
+        hurried, self._hurried = self._hurried, set()
+        everybody = turns == self._turns.everybody
+        turn_of, known, young, failed = self._turns.turn_of, self._known, self._young, self._failed
+
+        def wanted(vm_id: str) -> bool:
+            return (
+                everybody
+                or turn_of(vm_id) in turns
+                or vm_id not in known
+                or vm_id in young
+                or vm_id in failed
+                or vm_id in owed
+                or vm_id in hurried
+            )
+
+        return await take(
+            self._buffer,
+            self._pieces,
+            wanted=wanted,
+            due=self._figures_due,
+            owed=owed,
+            partitions=self._workers.partitions,
+        )
 
     async def _flush_partition(self, number: int, vm_ids: list[str], turn: _Turn) -> None:
         report = turn.report
@@ -366,7 +396,6 @@ class Flusher:
         return bool(skews_s) and statistics.median(skews_s) <= CLOCK_DOUBT_S
 
     def _count(self, report: FlushReport) -> None:
-        self._buffer.forget_silent(self._clock())
         self.totals.flushes += 1
         self.totals.seconds += report.seconds
         self.totals.last_s = self._clock()

@@ -16,6 +16,9 @@ class FlushTurns:
     def __init__(self, count: int) -> None:
         self._next = 0
         self._through = [0] * count
+        # What a turn's last flush brought but for these VMs, whose store failed then: each flush tries them again.
+        self._segment = [0] * count
+        self._failed: list[frozenset[str]] = [frozenset()] * count
 
     @property
     def everybody(self) -> range:
@@ -37,10 +40,15 @@ class FlushTurns:
 
         Args:
             segment: through which its rows reached the flush.
-            failed: VMs that could not be stored; what their turn brought is still owed.
+            failed: VMs that could not be stored. Whose store failed in the flush before was tried again in this one.
         """
-        owing = {self.turn_of(vm_id) for vm_id in failed}
-        for turn in turns:
-            if turn not in owing:
-                self._through[turn] = segment
+        failing = frozenset(failed)
+        for turn in self.everybody:
+            if turn in turns:
+                self._segment[turn] = segment
+                self._failed[turn] = frozenset(vm_id for vm_id in failing if self.turn_of(vm_id) == turn)
+            else:
+                self._failed[turn] &= failing
+            if not self._failed[turn]:
+                self._through[turn] = self._segment[turn]
         return min(self._through)

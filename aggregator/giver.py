@@ -11,6 +11,7 @@ from twisted.internet.defer import Deferred
 
 from aggregator.buffer import Buffer
 from aggregator.part_file import Dropped, StorePart, read_part
+from aggregator.part_turns import PartTurns
 from aggregator.pool import Caller
 from aggregator.problems import Problem, Refused
 from aggregator.worker_process import drop_part
@@ -19,11 +20,13 @@ _RETRY_AFTER_S = 60
 
 
 class Histories(Protocol):
-    """The part of `Flusher` that is told which VMs have a store here."""
+    """The part of `Flusher` that is told which VMs have a store here, and whose rows should be stored soon."""
 
     def know(self, vm_ids: Iterable[str]) -> None: ...
     def unknow(self, vm_id: str) -> None: ...
     def forget(self, vm_id: str) -> None: ...
+    def hurry(self, vm_id: str) -> None: ...
+    def owes_summary(self, vm_id: str) -> bool: ...
 
 
 class Giver:
@@ -45,6 +48,7 @@ class Giver:
         buffer: Buffer,
         flusher: Histories,
         workers: Caller,
+        turns: PartTurns,
         in_thread: Callable[[Callable[[], Any]], Deferred[Any]],
         call_in_reactor: Callable[..., object],
     ) -> None:
@@ -54,6 +58,7 @@ class Giver:
         self._buffer = buffer
         self._flusher = flusher
         self._workers = workers
+        self._turns = turns
         self._in_thread = in_thread
         self._call_in_reactor = call_in_reactor
 
@@ -75,7 +80,8 @@ class Giver:
 
         Args: mark: of the store as it was taken in.
 
-        Raises: Refused: 421, 404 as `read`; 409 not all is in the store yet, or this is its home; 412 it has changed;
+        Raises: Refused: 421, 404 as `read`; 409 not all is in the store yet, it is being joined into, or this
+            is its home; 412 it has changed;
             503 the fleet database does not answer, or the store cannot be deleted now.
         """
         self._check_name(node)
@@ -89,6 +95,9 @@ class Giver:
             raise Refused(Problem(409, "home-here", f"{vm_id}: no other node than {self._name} is known as its home"))
         # Again: time has passed. From here to the worker nothing comes between.
         self._check_stored(vm_id)
+        if not self._turns.give(vm_id):
+            detail = f"{vm_id}: another part is being joined into this store"
+            raise Refused(Problem(409, "being-joined", detail, _RETRY_AFTER_S))
         self._flusher.unknow(vm_id)
         dropped = await self._drop(vm_id, mark)
         if dropped.is_gone:
@@ -115,8 +124,11 @@ class Giver:
             raise Refused(Problem(421, "other-node", f"this is {self._name}, not {node}: see its node.url"))
 
     def _check_stored(self, vm_id: str) -> None:
-        if self._buffer.owes(vm_id):
-            detail = f"{vm_id}: samples wait to be stored; try again after the next flush"
+        # What was stored here last may make this the home, as soon as the fleet database knows of it.
+        if self._buffer.owes(vm_id) or self._flusher.owes_summary(vm_id):
+            # Its turn may be an hour away, and its home waits.
+            self._flusher.hurry(vm_id)
+            detail = f"{vm_id}: samples wait to be stored or to be told of; try again after the next flush"
             raise Refused(Problem(409, "not-stored-yet", detail, _RETRY_AFTER_S))
 
 

@@ -30,6 +30,16 @@ class Part(NamedTuple):
     newest_s: int
 
 
+class Whole(NamedTuple):
+    """A summary whose store took in parts; their nodes held nothing of the VM when they were asked last.
+
+    Args: of: node -> mark that its note had before it was asked. One that was noted anew since has a part again.
+    """
+
+    summary: Summary
+    of: Mapping[str, int]
+
+
 @dataclass(frozen=True, slots=True)
 class Placing:
     """What is written of a batch.

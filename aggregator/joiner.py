@@ -2,34 +2,37 @@
 
 Of each part: the store is read from its node, a worker takes it in, the node deletes it if it has not changed, and the
 fleet database is told that there is one part less. Whatever ends this midway, the note of the part is still there, and
-all of it is done again in a later round; to do it twice changes nothing.
+all of it is done again in a later round; to do it twice changes nothing. A note that was written anew since the round
+looked at it stays too: its node has stored more meanwhile.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
 from typing import Any, Protocol
 from urllib.parse import quote
 
-from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.defer import Deferred, DeferredList, DeferredSemaphore
 from twisted.logger import Logger
 
 from aggregator.admin_client import AdminAnswer, AdminUnavailable
 from aggregator.part_file import Joined
+from aggregator.part_turns import PartTurns
 from aggregator.parts import DuePart, Round
 from aggregator.pool import Caller
 from aggregator.summary import Summary
 from aggregator.worker_process import join_part, settle_part
 
-_AT_ONCE = 4  # VMs
+_AT_ONCE = 32  # VMs: the fleet database is told of several together
+_MOVING = 4  # of these, whose stores are on their way: each may be in memory as a whole
 _A_ROUND = 2_000  # parts
 _FIRST_PAUSE_S = 60.0
 _LONGEST_PAUSE_S = 1800.0
 # The VM still sends samples to the other node, or has done so just now.
-_USUAL = frozenset({"not-stored-yet", "changed", "home-here"})
+_USUAL = frozenset({"not-stored-yet", "changed", "home-here", "being-joined"})
 
 
 class Door(Protocol):
@@ -117,7 +120,8 @@ class Joiner:
         connect: Callable[[str], Door],
         workers: Caller,
         flusher: Histories,
-        written: Callable[[Summary, Collection[str]], Deferred[None]],
+        written: Callable[[Summary, Mapping[str, int]], Deferred[None]],
+        turns: PartTurns,
         in_thread: Callable[[Callable[[], Any]], Deferred[Any]],
         call_in_reactor: Callable[..., object],
         clock: Callable[[], float],
@@ -129,12 +133,14 @@ class Joiner:
         self._workers = workers
         self._flusher = flusher
         self._written = written
+        self._turns = turns
         self._in_thread = in_thread
         self._call_in_reactor = call_in_reactor
         self._clock = clock
         self._after_s = after_s
         self._nodes = _Pauses(clock, min(_FIRST_PAUSE_S, pause_s))
         self._failing = _Pauses(clock, min(_FIRST_PAUSE_S, pause_s))
+        self._moving = DeferredSemaphore(_MOVING)
         self._is_running = False
         self._is_stopped = False
         self.totals = JoinTotals()
@@ -166,6 +172,7 @@ class Joiner:
         now_s = self._clock()
         but = [str(held) for held in self._nodes.held()]
         limit = _A_ROUND + len(self._failing.held())
+        self._turns.look()
         found: Round = await self._in_thread(
             lambda: self._parts.look(now_s=now_s, after_s=self._after_s, limit=limit, but=but)
         )
@@ -185,14 +192,19 @@ class Joiner:
             for part in parts:
                 if self._is_stopped:
                     return
-                if not self._nodes.holds(part.node):
-                    await self._try(part, waits)
+                if not self._nodes.holds(part.node) and self._turns.begin_join(part.vm_id):
+                    try:
+                        await self._try(part, waits)
+                    finally:
+                        self._turns.end_join(part.vm_id)
 
     async def _try(self, part: DuePart, waits: list[str]) -> None:
         key = (part.vm_id, part.node)
         try:
             await self._take(part)
             self._failing.succeeded(key)
+            return
+        except _Skipped:
             return
         except _Waits as wait:
             why = str(wait)
@@ -215,7 +227,20 @@ class Joiner:
             self._log.warn("why a part waits cannot be noted: {error}", error=error)
 
     async def _take(self, part: DuePart) -> None:
-        """Raises _Waits: the part is still where it was; AdminUnavailable, and what others raise."""
+        """Raises _Waits: the part is still where it was; _Skipped, AdminUnavailable, and what others raise."""
+        await self._moving.acquire()
+        try:
+            whole = await self._move(part)
+        finally:
+            self._moving.release()
+        await self._written(whole, {part.node: part.mark})
+        self.totals.joined += 1
+        self.totals.waiting = max(0, self.totals.waiting - 1)
+
+    async def _move(self, part: DuePart) -> Summary:
+        """Has the part here and nowhere else; what the store says as a whole. Raises as `_take`."""
+        if self._is_stopped or self._nodes.holds(part.node):
+            raise _Skipped
         door = self._connect(part.url)
         target = f"/v1/vms/{quote(part.vm_id, safe='')}/part?node={quote(part.node, safe='')}"
         answer: AdminAnswer = await self._in_thread(lambda: door.get(target))
@@ -228,9 +253,7 @@ class Joiner:
         whole = await self._call(part.vm_id, partial(settle_part, part.vm_id, part.node, self._had_history(part)))
         if whole.summary is None:
             raise _Waits("what came last of this VM is not stored here yet", is_usual=True)
-        await self._written(whole.summary, [part.node])
-        self.totals.joined += 1
-        self.totals.waiting = max(0, self.totals.waiting - 1)
+        return whole.summary
 
     async def _join(self, part: DuePart, door: Door, target: str, answer: AdminAnswer) -> None:
         """Takes a store in and has it deleted where it was. Raises as `_take`."""
@@ -258,6 +281,10 @@ class Joiner:
         if joined.problem is not None:
             raise _Waits(joined.problem)
         return joined
+
+
+class _Skipped(Exception):
+    """Nothing was tried: the round ends, or the node was found away."""
 
 
 class _Waits(Exception):

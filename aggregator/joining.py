@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +18,7 @@ from aggregator.giver import Giver
 from aggregator.joiner import Joiner
 from aggregator.node_name import parse_node_url
 from aggregator.part_file import MAX_PART_BYTES
+from aggregator.part_turns import PartTurns
 from aggregator.parts import Parts
 from aggregator.pool import Caller
 from aggregator.store_files import store_path
@@ -42,7 +43,7 @@ def make_joining(
     buffer: Buffer,
     flusher: Flusher,
     workers: Caller,
-    written: Callable[[Summary, Collection[str]], Deferred[None]],
+    written: Callable[[Summary, Mapping[str, int]], Deferred[None]],
     reactor: Any,
     clock: Callable[[], float],
 ) -> Joining:
@@ -54,6 +55,7 @@ def make_joining(
         written: as `Joiner` takes it.
     """
     parts = Parts(engine, name)
+    turns = PartTurns()
 
     def in_thread(work: Callable[[], Any]) -> Deferred[Any]:
         return in_daemon_thread(reactor, work)
@@ -62,6 +64,7 @@ def make_joining(
         parts=parts,
         connect=connector(token_file, config.node_ca),
         workers=workers,
+        turns=turns,
         flusher=flusher,
         written=written,
         in_thread=in_thread,
@@ -77,6 +80,7 @@ def make_joining(
         buffer=buffer,
         flusher=flusher,
         workers=workers,
+        turns=turns,
         in_thread=in_thread,
         call_in_reactor=reactor.callFromThread,
     )

@@ -65,12 +65,12 @@ class JournalCounters:
 class _Job:
     """Work for the journal thread, and what the reactor thread does with its outcome.
 
-    `settle` gets the error, or None, and the seconds that `run` took.
+    `settle` gets the error, or None, and the seconds that `run` took. `then_gather`: the next group waits for more.
     """
 
     run: Callable[[], None]
     settle: Callable[[JournalError | None, float], None]
-    is_group: bool = False
+    then_gather: bool = False
 
 
 class Journal:
@@ -81,8 +81,9 @@ class Journal:
         reactor: runs callbacks on its thread.
         segment_bytes: a segment that has reached this size is followed by a new one.
         files: the file system; by default the real one.
-        gather_s: least time from the start of one group's commit to that of the next. A sync costs the same for one
-            record as for a hundred: under load, waiting a moment for more of them saves a twentieth of a push's CPU.
+        gather_s: least time from the start of one group's commit to that of the next, but after one of `together`. A
+            sync costs the same for one record as for a hundred: under load, waiting a moment for more of them saves a
+            twentieth of a push's CPU.
         on_commit: called on the reactor thread with (seconds, records, bytes) of each group that became durable.
         monotonic_s: the clock that times commits.
         pause: lets that many seconds pass in the journal thread.
@@ -120,6 +121,8 @@ class Journal:
         self._dones: list[AppendDone] = []
         self._jobs: deque[_Job] = deque()
         self._probing = False
+        self._holding = False
+        self._ungathered = False  # some record of the group came by itself
         # The thread has a job or will be handed one; before `start` there is none to hand it to.
         self._busy = True
         self._inbox: SimpleQueue[_Job | None] = SimpleQueue()
@@ -182,10 +185,26 @@ class Journal:
         self._chunks.append(payload)
         self._dones.append(done)
         self._queued_bytes += RECORD_HEAD_BYTES + len(payload)
+        if self._holding:
+            return
+        self._ungathered = True
         if not self._busy:
             # Not at once: what else this turn of the reactor brings joins the group.
             self._busy = True
             self._reactor.callFromThread(self._hand_over)
+
+    def together(self, work: Callable[[], None]) -> None:
+        """Runs `work`; what it appends goes to the disk as one group when it returns. Reactor thread only.
+
+        Whoever calls this has let a moment pass so that more would come: the next group is not kept waiting for it.
+        """
+        self._holding = True
+        try:
+            work()
+        finally:
+            self._holding = False
+            if self._dones and not self._busy:
+                self._hand_over()
 
     def rotate(self, done: RotateDone) -> None:
         """Closes the current segment and opens the next. Reactor thread only.
@@ -245,12 +264,13 @@ class Journal:
             return
         chunks, self._chunks = self._chunks, []
         dones, self._dones = self._dones, []
+        then_gather, self._ungathered = self._ungathered, False
         size_bytes = sum(map(len, chunks))
 
         def settle(error: JournalError | None, seconds: float) -> None:
             self._settle_group(dones, size_bytes, error, seconds)
 
-        self._jobs.append(_Job(lambda: self._segments.commit(b"".join(chunks)), settle, is_group=True))
+        self._jobs.append(_Job(lambda: self._segments.commit(b"".join(chunks)), settle, then_gather))
 
     def _hand_over(self) -> None:
         if not self._jobs:
@@ -275,7 +295,7 @@ class Journal:
                 self._segments.close()
                 error = JournalError(f"unexpected: {unexpected!r}")
             seconds = self._monotonic_s() - began_s
-            if job.is_group and seconds < self._gather_s:
+            if job.then_gather and seconds < self._gather_s:
                 # Who waits for this group hears at once; only the next one gathers a little longer.
                 self._reactor.callFromThread(job.settle, error, seconds)
                 self._gather(self._gather_s - seconds)

@@ -109,17 +109,17 @@ class Nodes:
         with reading(self._engine) as connection:
             return _find(connection, name)
 
-    def check_name(self, name: str, starts: frozenset[float], now_s: float) -> None:
+    def check_name(self, name: str, starts: frozenset[float] | None, now_s: float) -> None:
         """Whether an aggregator may start under a name.
 
-        Args: starts: when this one and earlier ones of its data directory started.
+        Args: starts: when this one and earlier ones of its data directory started; None: nobody else can run on it.
 
         Raises: NodeNameTakenError: another runs under it.
         """
         with reading(self._engine) as connection:
             _refuse_taken(_find(connection, name), starts, now_s)
 
-    def register(self, node: Node, starts: frozenset[float]) -> int:
+    def register(self, node: Node, starts: frozenset[float] | None) -> int:
         """Writes the row of a node that has started; returns how many VMs became its own.
 
         Those are all that no node has, when it is the first of the fleet: they were pushed to it before there were
@@ -191,8 +191,8 @@ def _find(connection: sa.Connection, name: str, *, lock: bool = False) -> Node |
     return None if row is None else _node(row)
 
 
-def _refuse_taken(found: Node | None, starts: frozenset[float], now_s: float) -> None:
-    if found is None or found.state is NodeState.STOPPED or found.started_s in starts:
+def _refuse_taken(found: Node | None, starts: frozenset[float] | None, now_s: float) -> None:
+    if found is None or starts is None or found.state is NodeState.STOPPED or found.started_s in starts:
         return
     # One from ahead of our clock was seen just now as well as not.
     if now_s - found.seen_s <= SURELY_RUNS_S:

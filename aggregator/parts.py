@@ -20,11 +20,17 @@ _MAX_PROBLEM_CHARS = 500
 
 
 class DuePart(NamedTuple):
-    """A part to be taken in now; `url` is where its node is asked."""
+    """A part to be taken in now.
+
+    Attributes:
+        url: where its node is asked.
+        mark: of the note that was looked at.
+    """
 
     vm_id: str
     node: str
     url: str
+    mark: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +86,7 @@ class Parts:
             is_late = vm_part.c.oldest_s > vm_summary.c.oldest_s
             long_ago = sa.and_(_is_past(noted, now_s, after_s), _is_past(node.c.started_s, now_s, after_s))
             due = (
-                sa.select(vm_part.c.vm_id, vm_part.c.node)
+                sa.select(vm_part.c.vm_id, vm_part.c.node, vm_part.c.mark)
                 .select_from(parts.join(node, node.c.node == vm_part.c.node))
                 .where(mine, sa.or_(is_small, is_late, long_ago), vm_part.c.node.in_(urls))
                 .order_by(noted, vm_part.c.vm_id, vm_part.c.node)
@@ -90,7 +96,8 @@ class Parts:
         for row in found:
             self._note_away(row.node, away.get(row.node))
         waiting = sum(count for _, count, *_ in found)
-        return Round(due=[DuePart(vm_id, name, urls[name]) for vm_id, name in rows], waiting=waiting, away=away)
+        due_now = [DuePart(vm_id, name, urls[name], mark) for vm_id, name, mark in rows]
+        return Round(due=due_now, waiting=waiting, away=away)
 
     def note(self, vm_id: str, holder: str, problem: str | None) -> None:
         """Says why a part could not be taken in; None: it can."""

@@ -19,6 +19,7 @@ LAYOUT = "<IH" + _CODES
 ROW = struct.Struct(LAYOUT)
 ROW_BYTES = ROW.size
 _QUANTA = tuple(field.unit.quantum for field in FIELDS)
+_SCALES = tuple((field.name, field.unit.quantum, field.unit in (Unit.BYTES, Unit.COUNT)) for field in FIELDS)
 SAMPLE_COLUMNS: tuple[str, ...] = ("ts", "interval_s", *(field.column for field in FIELDS))
 _TS = struct.Struct("<I")
 
@@ -50,18 +51,9 @@ def dequantise(row: Sequence[int | None]) -> dict[str, float | int | None]:
     return {"ts": row[0], "interval_s": row[1], **_in_units(row[2:])}
 
 
-def _steps(value: float, quantum: float) -> int | None:
-    return None if isnan(value) else round(value / quantum)
-
-
 def _in_units(steps: Sequence[int | None]) -> dict[str, float | int | None]:
+    # A quantum such as 1e-5 is not exact in binary.
     return {
-        field.name: None if step is None else _in_unit(step, field.unit)
-        for field, step in zip(FIELDS, steps, strict=True)
+        name: None if step is None else int(step * quantum) if is_whole else round(step * quantum, 6)
+        for (name, quantum, is_whole), step in zip(_SCALES, steps, strict=True)
     }
-
-
-def _in_unit(steps: int, unit: Unit) -> float | int:
-    if unit in (Unit.BYTES, Unit.COUNT):
-        return int(steps * unit.quantum)
-    return round(steps * unit.quantum, 6)  # a quantum such as 1e-5 is not exact in binary

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from prometheus_client import CollectorRegistry
@@ -33,6 +34,7 @@ from aggregator.listening import Listening
 from aggregator.pending import PendingSummaries
 from aggregator.pool import ProcessWorkers
 from aggregator.replay import replay_journal
+from aggregator.shared_reads import SharedReads
 from aggregator.store_files import read_samples, store_path
 from aggregator.summary import WorkerSettings
 from aggregator.summary_queue import SummaryQueue
@@ -42,7 +44,7 @@ AGENTS_ADDRESS_FILE = "agents.address"
 ADMIN_ADDRESS_FILE = "admin.address"
 
 _BACKLOG = 4096  # a burst of reconnecting agents must not wait for SYN retries
-_GATHER_S = 0.004  # so much later an ack may come; a commit takes a few tenths of a millisecond
+_GATHER_S = 0.020  # so much later an ack may come; a commit takes a few tenths of a millisecond
 _PROBE_S = 2.0
 _REREAD_S = 30.0
 _PRESSURE_S = 1.0
@@ -168,6 +170,7 @@ class AggregatorService(Service):
                 proxies=config.listening.trusted,
             ),
             reactor,
+            reads=partial(SharedReads, gather_s=_GATHER_S, together=self._journal.together),
         )
         registry.register(
             metrics.AggregatorCollector(

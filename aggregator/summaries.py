@@ -7,16 +7,18 @@ Several nodes may write at once. Each locks the rows of its VMs first, in the or
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Callable, Collection, Iterable, Sequence
 
 import sqlalchemy as sa
 
 from aggregator.fleet import vm_evidence, vm_part, vm_summary, vm_window
-from aggregator.homes import Home, Placing, place, with_push_of
+from aggregator.homes import Home, Placing, Whole, place, with_push_of
 from aggregator.summary import Heard, Summary
 from aggregator.summary_tables import OF_A_PUSH, Row, row_writer
 
 STATEMENT_S = 30.0  # a statement that takes longer, or waits so long for a lock, fails
+_MARK_BITS = 62
 _TRIES = 5
 _TRY_AGAIN = frozenset({"40001", "40P01"})  # PostgreSQL's serialization_failure and deadlock_detected
 
@@ -39,6 +41,11 @@ _HEARD_OF_MANY = (
     " FROM unnest(%s::text[], %s::int8[], %s::float8[], %s::float8[]) AS heard (vm_id, newest_s, received_s, skew_s)"
     " WHERE vm_summary.vm_id = heard.vm_id AND node = %s AND vm_summary.newest_s <= heard.newest_s"
 )
+_GONE = sa.delete(vm_part).where(
+    vm_part.c.vm_id == sa.bindparam("gone_vm"),
+    vm_part.c.node == sa.bindparam("gone_node"),
+    vm_part.c.mark == sa.bindparam("gone_mark"),
+)
 
 
 class _Raced(sa.exc.SQLAlchemyError):
@@ -51,10 +58,19 @@ class SummaryWriter:
     Args:
         node: the name of this aggregator in the fleet.
         statement_s: on PostgreSQL, how long a statement may take.
+        make_mark: for a note of a part; never the same twice.
     """
 
-    def __init__(self, engine: sa.Engine, node: str = "", *, statement_s: float = STATEMENT_S) -> None:
+    def __init__(
+        self,
+        engine: sa.Engine,
+        node: str = "",
+        *,
+        statement_s: float = STATEMENT_S,
+        make_mark: Callable[[], int] = lambda: secrets.randbits(_MARK_BITS),
+    ) -> None:
         self._engine = engine
+        self._make_mark = make_mark
         self._node = node
         self._limit_ms = str(round(statement_s * 1000))
         self._is_postgres = engine.dialect.name == "postgresql"
@@ -75,20 +91,26 @@ class SummaryWriter:
         if summaries:
             self._again(lambda connection: self._write(connection, summaries, now_s))
 
-    def joined(self, summary: Summary, *, of: Collection[str], now_s: float) -> None:
-        """Writes a summary whose store took in the parts of the nodes `of`, which hold nothing of the VM any more.
+    def joined(self, wholes: Sequence[Whole], *, now_s: float) -> None:
+        """Writes summaries whose stores took in parts, and deletes the notes of those parts.
 
-        Its figures and evidence are written, unless yet another node holds a part or has become the home.
+        Figures and evidence are written, unless a node still holds a part or another has become the home. A note that
+        is not the one that was looked at stays: its node stored more of the VM after it had given its part.
 
         Raises: sqlalchemy.exc.SQLAlchemyError: the database is away; nothing of this call was written.
         """
-        gone = sa.delete(vm_part).where(vm_part.c.vm_id == summary.vm_id, vm_part.c.node.in_(sorted(of)))
+        notes = [
+            {"gone_vm": whole.summary.vm_id, "gone_node": node, "gone_mark": mark}
+            for whole in wholes
+            for node, mark in whole.of.items()
+        ]
 
         def work(connection: sa.Connection) -> None:
             # Locked before the parts go, as by a write: else each of two could wait for the other.
-            self._homes(connection, [summary.vm_id])
-            connection.execute(gone)
-            self._write(connection, [summary], now_s)
+            self._homes(connection, sorted({whole.summary.vm_id for whole in wholes}))
+            if notes:
+                connection.execute(_GONE, notes)
+            self._write(connection, [whole.summary for whole in wholes], now_s)
 
         self._again(work)
 
@@ -100,11 +122,13 @@ class SummaryWriter:
         self._again(lambda connection: self._note_heard(connection, vms, now_s))
 
     def known_vms(self) -> list[str]:
-        """VMs of which this node has, or may have, a history: those that ever had a row here."""
+        """VMs of which this node must have a history: it is their home, or none has said so.
+
+        Not those of which it has a part: their note stands for a while after the part has gone to their home.
+        """
         mine = sa.select(vm_summary.c.vm_id).where(vm_summary.c.node.in_(("", self._node)))
-        parts = sa.select(vm_part.c.vm_id).where(vm_part.c.node == self._node)
         with self._engine.connect() as connection:
-            return list(connection.execute(mine.union_all(parts)).scalars())
+            return list(connection.execute(mine).scalars())
 
     def keep_windows(self, windows_days: Sequence[int]) -> None:
         """Deletes figures of windows that are no longer configured, so that no report reads stale ones."""
@@ -191,11 +215,12 @@ class SummaryWriter:
     def _write_parts(self, connection: sa.Connection, placing: Placing, now_s: float) -> None:
         for part in placing.parts:
             key = (vm_part.c.vm_id == part.vm_id, vm_part.c.node == part.node)
-            spans = {"oldest_s": part.oldest_s, "newest_s": part.newest_s}
+            # Whoever takes the part in right now may not have seen all of it: with another mark the note outlives that.
+            told = {"oldest_s": part.oldest_s, "newest_s": part.newest_s, "mark": self._make_mark()}
             # The row of the VM is locked: nobody else notes a part of it meanwhile. Since when there are two stays.
-            if not connection.execute(sa.update(vm_part).where(*key).values(spans)).rowcount:
+            if not connection.execute(sa.update(vm_part).where(*key).values(told)).rowcount:
                 named = {"vm_id": part.vm_id, "node": part.node, "noted_s": now_s}
-                connection.execute(sa.insert(vm_part).values(named | spans))
+                connection.execute(sa.insert(vm_part).values(named | told))
         if placing.returned:
             own = sa.delete(vm_part).where(vm_part.c.node == self._node, vm_part.c.vm_id.in_(placing.returned))
             connection.execute(own)

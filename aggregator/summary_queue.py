@@ -7,7 +7,7 @@ asked again after a pause; what waits meanwhile is bounded, and whoever puts mor
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, NamedTuple, Protocol
@@ -18,6 +18,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from aggregator.backlog import Backlog
+from aggregator.homes import Whole
 from aggregator.summary import Heard, Summary
 
 # A row of theirs is to blame, or our own code: the database would say the same again.
@@ -28,7 +29,7 @@ class Writer(Protocol):
     """What the queue asks of `SummaryWriter`. Blocking; raises what it likes."""
 
     def write(self, summaries: Sequence[Summary], *, now_s: float) -> None: ...
-    def joined(self, summary: Summary, *, of: Collection[str], now_s: float) -> None: ...
+    def joined(self, wholes: Sequence[Whole], *, now_s: float) -> None: ...
     def heard(self, vms: Sequence[Heard], *, now_s: float) -> None: ...
 
 
@@ -38,7 +39,8 @@ class QueueLimits:
 
     Args:
         vms, size_bytes: how many VMs' summaries may wait, and about how much memory they may take.
-        batch_vms, heard_batch_vms: of one transaction, of summaries and of those that were merely heard of.
+        batch_vms, heard_batch_vms, joined_batch_vms: of one transaction, of summaries, of those that were merely heard
+            of, and of those that took in parts.
         away_batch_vms: the fewest of one while the database is away or slow.
         gather_s: how long the first of a batch waits for more.
         pause_s, longest_pause_s: after the first failure, doubled with each that follows, up to the longest.
@@ -48,6 +50,7 @@ class QueueLimits:
     size_bytes: int = 50_000_000
     batch_vms: int = 1_000
     heard_batch_vms: int = 5_000
+    joined_batch_vms: int = 64
     away_batch_vms: int = 64
     gather_s: float = 0.25
     pause_s: float = 1.0
@@ -67,8 +70,7 @@ class QueueCounters:
 
 
 class _Join(NamedTuple):
-    summary: Summary
-    of: Collection[str]
+    whole: Whole
     done: Deferred[None]
 
 
@@ -103,6 +105,8 @@ class SummaryQueue:
         self._limits = limits or QueueLimits()
         self._backlog = Backlog(max_vms=self._limits.vms, max_bytes=self._limits.size_bytes)
         self._joins: deque[_Join] = deque()
+        self._joining: list[_Join] = []  # being written
+        self._joined_batch_vms = self._limits.joined_batch_vms
         self._heard: Iterator[Heard] = iter(())
         self._batch_vms = self._limits.batch_vms
         self._is_writing = False
@@ -116,7 +120,12 @@ class SummaryQueue:
     @property
     def vm_ids(self) -> set[str]:
         """VMs of which the database may lack something, as far as this queue knows."""
-        return self._backlog.vm_ids
+        return self._backlog.vm_ids.union(join.whole.summary.vm_id for join in (*self._joins, *self._joining))
+
+    def __contains__(self, vm_id: object) -> bool:
+        """Whether a VM is one of them."""
+        joins = (*self._joins, *self._joining)
+        return vm_id in self._backlog or any(join.whole.summary.vm_id == vm_id for join in joins)
 
     @property
     def size_bytes(self) -> int:
@@ -130,14 +139,16 @@ class SummaryQueue:
         self._consider()
         return refused
 
-    def joined(self, summary: Summary, of: Collection[str]) -> Deferred[None]:
-        """Writes the summary of a store that took in the parts of the nodes `of`, before all that waits.
+    def joined(self, summary: Summary, of: Mapping[str, int]) -> Deferred[None]:
+        """Writes the summary of a store that took in parts, before all that waits; several that wait at once.
 
         What waits of the VM was made before and is let go of. Fires when the database has it, and fails when it has
         not: then the VM is owed.
+
+        Args: of: as that of `Whole`.
         """
         self._backlog.drop(summary.vm_id)
-        join = _Join(summary, of, Deferred())
+        join = _Join(Whole(summary, of), Deferred())
         self._joins.append(join)
         self._consider()
         return join.done
@@ -180,14 +191,22 @@ class SummaryQueue:
             self._tell_drained()
             return
         if self._joins:
-            self._begin_join(self._joins.popleft())
+            # Nothing overtakes them. While the database is away each that comes is a question whether it still is.
+            if at_once or self.failures_in_row or len(self._joins) >= self._joined_batch_vms:
+                self._begin_joins()
+            else:
+                self._gather()
         elif not self._backlog.waiting:
             self._stop_timer()
             self._tell_drained()
             self._begin_heard()
         elif at_once or (not self.failures_in_row and self._backlog.waiting >= self._batch_vms):
             self._begin_batch()
-        elif self._timer is None:
+        else:
+            self._gather()
+
+    def _gather(self) -> None:
+        if self._timer is None:
             self._timer = self._call_later(self._limits.gather_s, self._on_timer)
 
     def _on_timer(self) -> None:
@@ -213,21 +232,37 @@ class SummaryQueue:
 
         self._start(lambda: self._writer.write(batch, now_s=now_s), ended)
 
-    def _begin_join(self, join: _Join) -> None:
+    def _begin_joins(self) -> None:
+        batch = [self._joins.popleft() for _ in range(min(len(self._joins), self._joined_batch_vms))]
+        wholes = [join.whole for join in batch]
+        self._joining = batch
         now_s = self._clock()
 
         def ended(failure: Failure | None) -> None:
+            self._joining = []
             if failure is None:
-                self._count_written(1)
-                join.done.callback(None)
+                self._joined_batch_vms = min(self._limits.joined_batch_vms, self._joined_batch_vms * 2)
+                self._count_written(len(batch))
             else:
                 self._count_failed(failure)
-                self.on_owed([join.summary.vm_id])
-                join.done.errback(failure)
+            if failure is not None and len(batch) > 1 and not self._is_stopped and not _is_away(failure):
+                # One of them is to blame.
+                self._joined_batch_vms = len(batch) // 2
+                self._joins.extendleft(reversed(batch))
+            else:
+                self._tell_joined(batch, failure)
             # The database answers again: no need to pause any longer.
             self._consider(at_once=failure is None and self.failures_in_row > 0)
 
-        self._start(lambda: self._writer.joined(join.summary, of=join.of, now_s=now_s), ended)
+        self._start(lambda: self._writer.joined(wholes, now_s=now_s), ended)
+
+    def _tell_joined(self, batch: Iterable[_Join], failure: Failure | None) -> None:
+        for join in batch:
+            if failure is None:
+                join.done.callback(None)
+            else:
+                self.on_owed([join.whole.summary.vm_id])
+                join.done.errback(failure)
 
     def _begin_heard(self) -> None:
         batch = list(islice(self._heard, self._limits.heard_batch_vms))
@@ -265,7 +300,7 @@ class SummaryQueue:
     def _failed(self, failure: Failure, vms: int) -> None:
         """Tries smaller ones: a slow database takes them in time, and a row that is refused is found."""
         self._count_failed(failure)
-        if isinstance(failure.value, (sa.exc.SQLAlchemyError, OSError)) and not isinstance(failure.value, _BLAMES_ROWS):
+        if _is_away(failure):
             self._batch_vms = max(self._limits.away_batch_vms, self._batch_vms // 2)
             self._backlog.put_back()
             self._pause(failure)
@@ -318,3 +353,9 @@ class SummaryQueue:
         told, self._drained = self._drained, []
         for fire in told:
             fire()
+
+
+def _is_away(failure: Failure) -> bool:
+    """Whether the database does not answer, rather than refuse what it was given."""
+    error = failure.value
+    return isinstance(error, (sa.exc.SQLAlchemyError, OSError)) and not isinstance(error, _BLAMES_ROWS)

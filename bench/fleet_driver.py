@@ -27,7 +27,6 @@ class FleetDriver:
         vms: ids, all of one length.
         token: token of a VM.
         connections: how many are kept open.
-        shifts_s: VM i pushes its minutes so much later than asked, in turn, as its history ends so much later.
     """
 
     def __init__(
@@ -37,9 +36,7 @@ class FleetDriver:
         vms: Sequence[str],
         token: Callable[[str], str],
         connections: int,
-        shifts_s: Sequence[int] = (0,),
     ) -> None:
-        self._shifts_s = shifts_s
         self._tails = tails()
         self._heads = [_head(vm, token(vm), len(self._tails[0])) for vm in vms]
         self._epoll = select.epoll()
@@ -92,8 +89,7 @@ class FleetDriver:
         for ts in minutes:
             turn = ts // 60
             for index, head in enumerate(heads):
-                shifted = ts + self._shifts_s[index % len(self._shifts_s)]
-                yield b"%b%d%b" % (head, shifted, tails[(index + turn) % SHAPES])
+                yield b"%b%d%b" % (head, ts, tails[(index + turn) % SHAPES])
 
 
 def tails() -> list[bytes]:

@@ -1,14 +1,14 @@
 """The whole path on stores that already hold a history: pushes, journal, buffer, flush, stores, summaries.
 
 Runs the real aggregator and drives it as a fleet would, one VM-minute a request, with the clock compressed: after
-each flush interval's worth of minutes it asks for the flush. Counts the CPU of all aggregator processes.
+each flush interval's worth of minutes it asks for the flush that would come then, of the VMs whose turn it is. Counts
+the CPU of all aggregator processes. An hour that is not measured comes first, so that as much waits in memory for
+its turn when the measuring begins as in the long run, and as when it ends; that is checked.
 """
 
 from __future__ import annotations
 
 import argparse
-import http.client
-import json
 import os
 import random
 import shutil
@@ -16,11 +16,10 @@ import sqlite3
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from agent.settings import parse_count, parse_host_port
 from aggregator import rows
@@ -29,18 +28,17 @@ from aggregator.summary import WINDOWS_DAYS, Taken, WorkerSettings
 from aggregator.tokens import KEY_FILE_NAME, TokenKeys
 from aggregator.worker import FlushWorker
 from bench import tree
+from bench.admin_door import AdminDoor, check_steady
 from bench.fleet_driver import FleetDriver
+from bench.million_driver import Fleet, MillionDriver
 from bench.outcome import Bar, Outcome, Say
 from bench.programs import ProgramError, Programs
 
 _FLUSH_MINUTES = 15  # the default flush interval
-# Four templates. The hours of a real fleet close together, in one flush of four: so do those of the main run.
-TOGETHER_S = (0, 0, 0, 0)
-# A run of 100,000 VMs is but one flush long: there, a quarter of the VMs closes an hour in each flush.
-IN_TURN_S = (0, 900, 1800, 2700)
+_TURNS = 4  # flushes in which each VM has its turn, as the aggregator comes
+_TEMPLATES = 4
 _DAY_S = 86400
 _HOURS_BACK = 26  # history ends so long ago: 1,500 minutes fit between then and now
-_WARM_UP_VMS = 16
 _GIB = 1 << 30
 _FIGURES_A_SAMPLE = len(rows.SAMPLE_COLUMNS) - 2  # ts and interval are no figures
 
@@ -67,22 +65,21 @@ def run(options: argparse.Namespace, say: Say) -> Outcome:
     bars: list[Bar] = []
     end_s = (int(time.time()) // 3600 - _HOURS_BACK) * 3600
     with work_folder(options.folder) as folder:
-        size_bytes = write_templates(folder / "full", end_s, TOGETHER_S, options.raw_days, 30)
+        size_bytes = write_templates(folder / "full", end_s, options.raw_days, 30)
         per_point = size_bytes / (options.raw_days * 1440 * _FIGURES_A_SAMPLE)
         figures["disk_bytes_per_data_point"] = round(per_point, 3)
         bars.append(Bar("bytes a data point, history of one noisy VM, rollups counted", round(per_point, 3), 4.5))
         say(f"one store of {options.raw_days} days: {size_bytes:,} bytes")
         bench = FlushBench(folder, end_s, options.connections, options.workers, say)
-        main = bench.measure(folder / "full", TOGETHER_S, vms=options.vms, minutes=options.minutes)
+        main = bench.measure(folder / "full", vms=options.vms, minutes=options.minutes)
         figures.update(main.figures())
         bars.append(
             Bar("VM-minutes per CPU-second, whole path", round(main.vm_minutes_per_cpu_s), 8_000, at_least=True)
         )
         if not options.quick:
-            write_templates(folder / "short", end_s, IN_TURN_S, 1, 2)
+            write_templates(folder / "short", end_s, 1, 2)
             runs = [
-                bench.measure(folder / "short", IN_TURN_S, vms=vms, minutes=1_500_000 // vms)
-                for vms in (1_000, 10_000, 100_000)
+                bench.measure(folder / "short", vms=vms, minutes=1_500_000 // vms) for vms in (1_000, 10_000, 100_000)
             ]
             costs_us = [1e6 / each.vm_minutes_per_cpu_s for each in runs]
             for each, cost_us in zip(runs, costs_us, strict=True):
@@ -96,6 +93,8 @@ def run(options: argparse.Namespace, say: Say) -> Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
+    """What the measured minutes of a fleet cost. `stored`: samples that flushes stored meanwhile."""
+
     vms: int
     vm_minutes: int
     cpu_s: float
@@ -139,8 +138,12 @@ class FlushBench:
     workers: int
     say: Say
 
-    def measure(self, templates: Path, shifts_s: Sequence[int], *, vms: int, minutes: int) -> Measured:
-        """One fleet on fresh copies of the templates, through a real aggregator."""
+    def measure(self, templates: Path, *, vms: int, minutes: int) -> Measured:
+        """One fleet on fresh copies of the templates, through a real aggregator.
+
+        Raises: ProgramError: it fails, stored another number of samples than it acknowledged, or holds more or fewer
+            in memory at the end than at the beginning.
+        """
         data = self.folder / f"data-{vms}"
         ids = [f"bench-{index:06d}" for index in range(vms)]
         self.say(f"{vms:,} VMs: laying out their stores ...")
@@ -167,45 +170,49 @@ class FlushBench:
                 vms=ids,
                 token=lambda vm_id: keys.make(vm_id, 1),
                 connections=self.connections,
-                shifts_s=shifts_s,
             )
-            self._warm_up(address, admin, data, keys)
-            measured = self._drive(driver, aggregator.process.pid, admin, data, vms, minutes)
+            door = AdminDoor(admin, data)
+            stored = self._warm_up(Fleet(ids, lambda vm_id: keys.make(vm_id, 1)), address, door)
+            measured = self._drive(driver, aggregator.process.pid, door, data, vms, minutes)
             driver.close()
+            # Not measured, since as much was in memory before. All that was acknowledged must be in the stores by now.
+            stored += measured.stored + door.flush()["samples"]
         finally:
             programs.stop_all()
         shutil.rmtree(data)
-        if measured.stored != measured.vm_minutes or measured.summaries != vms + _WARM_UP_VMS:
-            raise ProgramError(f"{measured.vm_minutes} acknowledged, {measured.stored} stored: {measured}")
+        acknowledged = vms * _TURNS * _FLUSH_MINUTES + measured.vm_minutes
+        if stored != acknowledged or measured.summaries != vms:
+            raise ProgramError(f"{acknowledged} acknowledged, {stored} stored: {measured}")
         return measured
 
-    def _warm_up(self, address: tuple[str, int], admin: tuple[str, int], data: Path, keys: TokenKeys) -> None:
-        """A flush of a few VMs more: starting the workers is no part of a VM-minute."""
-        ids = [f"warmup-{index:04d}" for index in range(_WARM_UP_VMS)]
-        driver = FleetDriver(address, vms=ids, token=lambda vm_id: keys.make(vm_id, 1), connections=1)
-        driver.push([self.end_s])
-        _flush(admin, (data / "admin.token").read_text().strip())
+    def _warm_up(self, fleet: Fleet, address: tuple[str, int], door: AdminDoor) -> int:
+        """An hour in few pushes: workers start, the aggregator comes to know the VMs; returns the samples stored."""
+        driver = MillionDriver(address, self.connections)
+        stored = 0
+        for turn in range(_TURNS):
+            newest = self.end_s + 60 * _FLUSH_MINUTES * (turn + 1)
+            driver.push(fleet, [newest], pushes_per_s=None, samples=_FLUSH_MINUTES)
+            stored += door.flush_turn()["samples"]
         driver.close()
+        return stored
 
-    def _drive(
-        self, driver: FleetDriver, pid: int, admin: tuple[str, int], data: Path, vms: int, minutes: int
-    ) -> Measured:
-        token = (data / "admin.token").read_text().strip()
+    def _drive(self, driver: FleetDriver, pid: int, door: AdminDoor, data: Path, vms: int, minutes: int) -> Measured:
+        waiting = door.buffered_samples()
+        start_s = self.end_s + 60 * _TURNS * _FLUSH_MINUTES
         began_s, cpu_began_s, own_began_s = time.monotonic(), tree.cpu_s(pid), tree.own_cpu_s(pid)
         ingest_cpu_s = flush_seconds = 0.0
         acknowledged = stored = 0
         for start in range(0, minutes, _FLUSH_MINUTES):
             upto = min(start + _FLUSH_MINUTES, minutes)
             cpu_s = tree.cpu_s(pid)
-            acknowledged += driver.push([self.end_s + 60 * minute for minute in range(start + 1, upto + 1)])
+            acknowledged += driver.push([start_s + 60 * minute for minute in range(start + 1, upto + 1)])
             ingest_cpu_s += tree.cpu_s(pid) - cpu_s
-            report = _flush(admin, token)
-            if report["failures"] or report["summaries_owed"]:
-                raise ProgramError(f"the flush was not whole: {report}")
+            report = door.flush_turn()
             stored += report["samples"]
             flush_seconds += report["seconds"]
             self.say(f"{vms:,} VMs: {upto} of {minutes} minutes, flush {report['seconds']:.1f} s")
         cpu_s = tree.cpu_s(pid) - cpu_began_s
+        check_steady(waiting, door.buffered_samples())
         return Measured(
             vms=vms,
             vm_minutes=acknowledged,
@@ -221,26 +228,25 @@ class FlushBench:
         )
 
 
-def write_templates(folder: Path, end_s: int, shifts_s: Sequence[int], raw_days: int, rollup_days: int) -> int:
-    """Stores of noisy VMs, their histories ending from `end_s` on; returns the mean size with `raw_days` of rollups."""
+def write_templates(folder: Path, end_s: int, raw_days: int, rollup_days: int) -> int:
+    """Stores of noisy VMs whose histories end at `end_s`; returns the mean size with `raw_days` of rollups."""
     folder.mkdir(parents=True)
     settings = WorkerSettings(folder / "made", WINDOWS_DAYS, 400.0 * _DAY_S, 400.0 * _DAY_S)
     worker = FlushWorker(settings)
     sizes_bytes = []
-    for number, shift_s in enumerate(shifts_s):
-        ends_s = end_s + shift_s
+    for number in range(_TEMPLATES):
         vm_id = f"template-{number}"
         noise = random.Random(number)  # a repeatable load
         for day in range(rollup_days, 0, -1):
-            packed = b"".join(_noisy_row(noise, ends_s - day * _DAY_S + 60 * minute) for minute in range(1, 1441))
-            result = worker.flush([Taken(vm_id, packed, 0, ends_s, 0.0, False)], now_s=ends_s, may_forget=False)
+            packed = b"".join(_noisy_row(noise, end_s - day * _DAY_S + 60 * minute) for minute in range(1, 1441))
+            result = worker.flush([Taken(vm_id, packed, 0, end_s, 0.0, False)], now_s=end_s, may_forget=False)
             if result.failures:
                 raise ProgramError(str(result.failures))
         path = store_path(settings.data_dir, vm_id)
         # Old rows go every few hours: each template is at another point on its way there.
-        _trim(path, raw_s=ends_s - raw_days * _DAY_S - number * 5400, rollups_s=0)
+        _trim(path, raw_s=end_s - raw_days * _DAY_S - number * 5400, rollups_s=0)
         shutil.copyfile(path, folder / f"{number}.db")
-        _trim(path, raw_s=ends_s - raw_days * _DAY_S, rollups_s=ends_s - raw_days * _DAY_S)
+        _trim(path, raw_s=end_s - raw_days * _DAY_S, rollups_s=end_s - raw_days * _DAY_S)
         sizes_bytes.append(path.stat().st_size)
     shutil.rmtree(settings.data_dir)
     return sum(sizes_bytes) // len(sizes_bytes)
@@ -289,20 +295,6 @@ def _count_summaries(data: Path) -> int:
     try:
         count: int = connection.execute("SELECT count(*) FROM vm_summary").fetchone()[0]
         return count
-    finally:
-        connection.close()
-
-
-def _flush(address: tuple[str, int], token: str) -> dict[str, Any]:
-    connection = http.client.HTTPConnection(*address, timeout=1800)
-    try:
-        connection.request("POST", "/v1/flush?figures=due", headers={"Authorization": f"Bearer {token}"})
-        answer = connection.getresponse()
-        body = answer.read()
-        if answer.status != 200:
-            raise ProgramError(f"POST /v1/flush: {answer.status} {body!r}")
-        report: dict[str, Any] = json.loads(body)
-        return report
     finally:
         connection.close()
 

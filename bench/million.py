@@ -4,9 +4,10 @@ Live part: a million VMs push once a minute, one VM-minute a request, through a 
 tokens. Then the rows of a whole flush interval fill its memory, it is killed with SIGKILL, and its journal is held
 against what it acknowledged. No flush falls into that: a million new stores would say nothing of old ones.
 
-Flush part: a fleet whose stores hold a history already goes through a whole flush of 15 minutes; a quarter of the VMs
-closes an hour in it, as in each of the four flushes of an hour. Stores with a short history, so that 100,000 of them
-fit on a disk; a smaller fleet with the whole history goes through four flushes, and the dearer of the two counts.
+Flush part: a fleet whose stores hold a history already goes through a flush of 15 minutes; a quarter of the VMs has
+its turn and closes an hour in it, as in each of the four flushes of an hour. Stores with a short history, so that
+100,000 of them fit on a disk; a smaller fleet with the whole history goes through four flushes, and the dearer of the
+two counts.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ import numpy as np
 from agent.settings import parse_count
 from aggregator.tokens import KEY_FILE_NAME, TokenKeys
 from bench import tree
-from bench.flush import IN_TURN_S, TOGETHER_S, FlushBench, Measured, work_folder, write_templates
+from bench.flush import FlushBench, Measured, work_folder, write_templates
 from bench.ingest import aggregator
 from bench.million_driver import Fleet, Floats, MillionDriver
 from bench.million_kept import Kept, read_journal
@@ -192,10 +193,10 @@ def measure_flush(folder: Path, options: argparse.Namespace, say: Say) -> tuple[
     """The flush part: the large fleet, the deep one, and bytes of a store of 14 days. Raises: ProgramError."""
     end_s = (int(time.time()) // 3600 - 26) * 3600
     bench = FlushBench(folder, end_s, 200, options.workers, say)
-    size_bytes = write_templates(folder / "deep", end_s, TOGETHER_S, 14, 30)
-    deep = bench.measure(folder / "deep", TOGETHER_S, vms=options.deep_vms, minutes=4 * _FLUSH_MINUTES)
-    write_templates(folder / "short", end_s, IN_TURN_S, 1, 2)
-    flushed = bench.measure(folder / "short", IN_TURN_S, vms=options.flush_vms, minutes=_FLUSH_MINUTES)
+    size_bytes = write_templates(folder / "deep", end_s, 14, 30)
+    deep = bench.measure(folder / "deep", vms=options.deep_vms, minutes=4 * _FLUSH_MINUTES)
+    write_templates(folder / "short", end_s, 1, 2)
+    flushed = bench.measure(folder / "short", vms=options.flush_vms, minutes=_FLUSH_MINUTES)
     return flushed, deep, size_bytes
 
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from agent.settings import ConfigError, parse_count
 from agent.traces import TraceError
 from bench import peers_agents, peers_influx, peers_question, peers_victoria
-from bench.flush import TOGETHER_S, write_templates
+from bench.flush import write_templates
 from bench.load_driver import DriveError
 from bench.outcome import Bar, Outcome, Say
 from bench.peers_carbon import Carbon, CarbonHome
@@ -30,7 +30,7 @@ from bench.peers_disk import DAY_S, disk_bytes_per_point, recorded, simulated
 from bench.peers_fallow import Fallow
 from bench.peers_figures import kinds
 from bench.peers_influx import InfluxDb
-from bench.peers_rounds import FLUSH_MINUTES, Cost, Lane, batch_rounds, paced_rounds, saturated_rounds
+from bench.peers_rounds import HOUR_MINUTES, Cost, Lane, batch_rounds, paced_rounds, saturated_rounds
 from bench.peers_system import System
 from bench.peers_victoria import VictoriaMetrics
 from bench.programs import ProgramError
@@ -55,7 +55,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--parts", type=_chosen(PARTS), default=PARTS, help=f"some of {','.join(PARTS)} (default all)")
     add("--peers", type=_chosen(_PEERS), default=_PEERS, help=f"some of {','.join(_PEERS)} (default: what is there)")
     add("--vms", type=parse_count, default=1_000, help="VMs that push (default 1000)")
-    add("--minutes", type=parse_count, default=60, help="of each VM in a round, a multiple of 15 (default 60)")
+    add("--minutes", type=parse_count, default=60, help="of each VM in a round, whole hours (default 60)")
     add("--rounds", type=parse_count, default=3, help="of each kind of work (default 3)")
     add("--connections", type=parse_count, default=200, help="kept open (default 200)")
     add("--pushes-per-s", type=positive, default=1_000.0, help="paced (default 1000)")
@@ -95,9 +95,10 @@ def _default_carbon() -> Path:
 
 def run(options: argparse.Namespace, say: Say) -> Outcome:
     """Measures; see the module's docstring. Raises: ConfigError, ProgramError: a system cannot be started or fails."""
-    pushed = options.minutes * options.rounds * 2 + 2 * FLUSH_MINUTES
-    if options.minutes % FLUSH_MINUTES or pushed > _MOST_MINUTES:
-        raise ConfigError(f"--minutes: {options.minutes} in {options.rounds} rounds: multiples of 15, not that many")
+    killed = options.kill_seconds * options.pushes_per_s / options.vms
+    pushed = HOUR_MINUTES + options.minutes * options.rounds * 2 + killed
+    if options.minutes % HOUR_MINUTES or pushed > _MOST_MINUTES:
+        raise ConfigError(f"--minutes: {options.minutes} in {options.rounds} rounds: whole hours, not that many")
     found = Found()
     folder = Path(tempfile.mkdtemp(prefix="fallow-peers-", dir=options.folder))
     try:
@@ -219,7 +220,7 @@ def running(make: Mapping[str, Make], folder: Path) -> Iterator[list[System]]:
 def _pushes(
     options: argparse.Namespace, folder: Path, make: Mapping[str, Make], end_s: int, found: Found, say: Say
 ) -> None:
-    write_templates(folder / "templates", end_s, TOGETHER_S, _RAW_DAYS, _ROLLUP_DAYS)
+    write_templates(folder / "templates", end_s, _RAW_DAYS, _ROLLUP_DAYS)
     templates = sorted((folder / "templates").glob("*.db"))
     vms = [f"bench-{index:06d}" for index in range(options.vms)]
     texts = kinds(_KINDS, end_s=end_s)
@@ -230,8 +231,7 @@ def _pushes(
             found.versions[system.name] = system.version
             found.settings[system.name] = system.settings
             system.prefill(vms, templates)
-            # Every series is known, and every worker is there, before anything is measured.
-            lane.push(Cost(), FLUSH_MINUTES, options.connections, None)
+            lane.warm_up(options.connections)
             say(f"{system.version} is warm")
         if "paced" in options.parts:
             paced_rounds(

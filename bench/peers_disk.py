@@ -77,7 +77,7 @@ def load(systems: Sequence[System], histories: Iterable[History]) -> Loaded:
                 for system in systems:
                     system.store()
         for system in systems:
-            system.store()
+            system.store_all()
             system.rest()
     finally:
         for pusher in pushers:

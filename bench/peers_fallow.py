@@ -18,13 +18,13 @@ from agent.settings import parse_host_port
 from agent.wire import encode_batch
 from aggregator.store_files import store_path
 from aggregator.tokens import KEY_FILE_NAME, TokenKeys
+from bench.admin_door import AdminDoor
 from bench.peers_figures import Minute, Texts
 from bench.peers_system import System, allocated_bytes, ask, ask_json, post
 from bench.programs import START_WITHIN_S, Program, ProgramError, Programs
 
 _BOOT = "b7d1a5c2-6f0e-4b8e-9d55-0f3c1c2b7a90"
 _INTERVAL_S = 60
-_READY_WITHIN_S = 600.0
 
 
 class Fallow(System):
@@ -125,17 +125,23 @@ class Fallow(System):
         return post("/v1/samples", gzip.compress(body, 6), headers + "Content-Encoding: gzip\r\n")
 
     def store(self) -> int:
-        """Flushes. Raises: ProgramError: something was left undone."""
-        token = (self.data / "admin.token").read_text().strip()
-        report = ask_json(
-            self._admin, "/v1/flush?figures=due", method="POST", headers={"Authorization": f"Bearer {token}"}
-        )
-        if report["failures"] or report["summaries_owed"]:
-            raise ProgramError(f"the flush was not whole: {report}")
-        return int(report["samples"])
+        """The next scheduled flush: of the VMs whose turn it is. Raises: ProgramError: something was left undone."""
+        return int(self._door.flush_turn()["samples"])
+
+    def store_all(self) -> None:
+        """Flushes every VM. Raises: ProgramError: something was left undone."""
+        self._door.flush()
+
+    def waiting(self) -> int:
+        """Raises: ProgramError: it does not tell."""
+        return self._door.buffered_samples()
+
+    @property
+    def _door(self) -> AdminDoor:
+        return AdminDoor(self._admin, self.data)
 
     def stored(self, vms: Sequence[str], after_s: int) -> int:
-        self.store()
+        self.store_all()
         total = 0
         for vm in vms:
             connection = sqlite3.connect(f"file:{store_path(self.data, vm)}?mode=ro", uri=True)
@@ -146,7 +152,7 @@ class Fallow(System):
         return total
 
     def settle(self) -> None:
-        self.store()
+        self.store_all()
 
     def disk_bytes(self) -> int:
         """Stores with their rollups, and the fleet database with its summaries."""

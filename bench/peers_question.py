@@ -8,6 +8,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -114,7 +115,7 @@ def _carbon(system: System, days: int, end_s: int, _folder: Path) -> Answered:
     return Answered(system.name, "no language: means of whisper.fetch, one process", vms, seconds)
 
 
-def _fallow(system: System, _days: int, _end_s: int, folder: Path) -> Answered:
+def _fallow(system: System, days: int, _end_s: int, folder: Path) -> Answered:
     assert isinstance(system, Fallow)
     # What a peer is asked for by hand, the pages have at hand: they judge on their own after the flush.
     programs = Programs(system.programs.folder, folder / "pages-logs", time)
@@ -130,15 +131,17 @@ def _fallow(system: System, _days: int, _end_s: int, folder: Path) -> Answered:
 
         url = programs.wait_until(address, running=[server], within_s=60.0, what="the pages' address")
         host, _, port = url.removeprefix("http://").rpartition(":")
-        target = f"/v1/report?sort=cpu&order=reverse&verdict=all&window={_days}d&top={TOP}"
+        target = f"/v1/report?sort=cpu&order=reverse&verdict=all&window={days}d&top="
+        # One VM more each time: the pages remember an answer for some seconds, and no peer does.
+        tops = count(TOP)
         headers = {"Authorization": token}
 
         def lowest() -> list[str]:
-            found = json.loads(ask((host, int(port)), target, headers=headers))
-            return [vm["vm"] for vm in found["vms"]]
+            found = json.loads(ask((host, int(port)), f"{target}{next(tops)}", headers=headers))
+            return [vm["vm"] for vm in found["vms"]][:TOP]
 
         def is_judged() -> bool | None:
-            return "vms" in json.loads(ask((host, int(port)), target, headers=headers)) or None
+            return "vms" in json.loads(ask((host, int(port)), f"{target}1", headers=headers)) or None
 
         programs.wait_until(is_judged, running=[server], within_s=_PAGES_WITHIN_S, what="the first judging")
         vms, seconds = _timed(lowest)

@@ -81,7 +81,15 @@ class System(ABC):
         del vms, templates
 
     def store(self) -> int:
-        """Has what a flush interval brought stored, where that is asked for; returns how many minutes that were."""
+        """Has what is due after a flush interval stored, where that is asked for; returns how many minutes."""
+        return 0
+
+    def store_all(self) -> None:
+        """Has whatever it took stored, due or not."""
+        self.store()
+
+    def waiting(self) -> int:
+        """How many minutes it keeps in memory on purpose, until their turn to be stored comes."""
         return 0
 
     def settle(self) -> None:

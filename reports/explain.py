@@ -38,7 +38,9 @@ def explain(
     rules = policy.rules()
     values = {rule: rule.measure.values(facts, settings.window_days) for rule in rules}
     windows = _windows(facts)
+    statistics = _statistics(facts, settings.window_days)
     _, profile = facts.evidence.profile()
+    sparks = _sparks(profile)
     found = []
     for row, vm in enumerate(facts.vms):
         cause = judged.cause(row)
@@ -76,7 +78,7 @@ def explain(
                 reason=reason(grounds, settings),
                 figures=figures,
                 windows=windows[row],
-                statistics=_statistics(facts, row, settings.window_days),
+                statistics=statistics[row],
                 oldest_s=oldest_s,
                 newest_s=newest_s,
                 vcpus=_known(facts.cpu_count[row]),
@@ -87,7 +89,7 @@ def explain(
                 savings=savings,
                 confidence_ratio=float(judged.confidence_ratio[row]),
                 score=float(judged.score[row]),
-                spark=_spark(profile[row]),
+                spark=sparks[row],
             )
         )
     return tuple(found)
@@ -130,20 +132,22 @@ def _size(vcpus: float, mem_bytes: float) -> Size | None:
 
 def _savings(judged: Judged, row: int, *, priced: bool) -> Savings:
     return Savings(
-        vcpus=float(np.nan_to_num(judged.freed.vcpus[row])),
-        mem_bytes=float(np.nan_to_num(judged.freed.mem_bytes[row])),
-        disk_bytes=float(np.nan_to_num(judged.freed.disk_bytes[row])),
+        vcpus=_known(judged.freed.vcpus[row]) or 0.0,
+        mem_bytes=_known(judged.freed.mem_bytes[row]) or 0.0,
+        disk_bytes=_known(judged.freed.disk_bytes[row]) or 0.0,
         kwh_per_month=float(judged.worth.kwh_per_month[row]),
         money_per_month=float(judged.worth.money_per_month[row]) if priced else None,
     )
 
 
-def _spark(profile: Floats) -> tuple[float | None, ...]:
-    cells = profile.reshape(SPARK_CELLS, WEEK_HOURS // SPARK_CELLS)
+def _sparks(profile: Floats) -> list[tuple[float | None, ...]]:
+    """Args: profile: (n, 168). Returns: of each VM."""
+    cells = profile.reshape(len(profile), SPARK_CELLS, WEEK_HOURS // SPARK_CELLS)
     known = ~np.isnan(cells)
-    counts = known.sum(axis=1)
-    sums = np.where(known, cells, 0.0).sum(axis=1)
-    return tuple(float(total / count) if count else None for total, count in zip(sums, counts, strict=True))
+    counts = known.sum(axis=2)
+    means = np.where(known, cells, 0.0).sum(axis=2) / np.maximum(counts, 1)
+    rows = np.where(counts > 0, means, np.nan).tolist()
+    return [tuple(None if math.isnan(mean) else mean for mean in row) for row in rows]
 
 
 def _windows(facts: Facts) -> list[tuple[WindowLine, ...]]:
@@ -170,13 +174,15 @@ def _windows(facts: Facts) -> list[tuple[WindowLine, ...]]:
     return [tuple(each) for each in lines]
 
 
-def _statistics(facts: Facts, row: int, days: int) -> dict[str, float]:
+def _statistics(facts: Facts, days: int) -> list[dict[str, float]]:
+    """Of each VM, what is known."""
     window = facts.windows.get(days)
     if window is None:
-        return {}
+        return [{} for _ in facts.vms]
     own = {name: getattr(window, name) for name in ("start_s", "end_s", "covered_s", "users_s")}
-    columns = {**own, **window.columns}
-    return {name: float(column[row]) for name, column in columns.items() if not math.isnan(column[row])}
+    columns: dict[str, Floats] = {**own, **window.columns}
+    rows = np.stack([column.astype(np.float64) for column in columns.values()], axis=1).tolist()
+    return [{name: value for name, value in zip(columns, row, strict=True) if not math.isnan(value)} for row in rows]
 
 
 def _figure(rule: Rule, value: float | None, settings: Settings, *, decides: bool) -> Figure:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
+from threading import RLock
 from typing import TypeVar
 
 import sqlalchemy as sa
@@ -11,6 +13,7 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from agent.settings import ConfigError
+from aggregator.fleet_db import reading
 from aggregator.problems import Problem, Refused
 
 _RETRY_S = 10
@@ -37,6 +40,11 @@ class FleetSource:
         self._writer = writer
         self._path = path
         self._seen = self._identity()
+        self._lock = RLock()
+        # `PRAGMA data_version` tells of other connections' commits since the same one was asked before.
+        self._watch: sa.Connection | None = None
+        self._watching = ExitStack()
+        self._watches = 0
 
     @property
     def reader(self) -> sa.Engine:
@@ -50,8 +58,27 @@ class FleetSource:
         self._check()
         return self._writer
 
+    def version(self) -> tuple[int, int] | None:
+        """Another one after every commit to the database, whoever's; None: a database server, which does not tell.
+
+        Raises: FleetGone.  sqlalchemy.exc.DBAPIError: it cannot be read.
+        """
+        if self._path is None:
+            return None
+        with self._lock:
+            self._check()
+            if self._watch is None:
+                self._watch = self._watching.enter_context(reading(self._reader))
+                self._watches += 1
+            commits: int = self._watch.exec_driver_sql("PRAGMA data_version").scalar_one()
+            self._watch.rollback()
+            return self._watches, commits
+
     def close(self) -> None:
         """Closes every connection."""
+        with self._lock:
+            self._watch = None
+            self._watching.close()
         self._reader.dispose()
         self._writer.dispose()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from twisted.internet.defer import Deferred, maybeDeferred
@@ -12,6 +12,7 @@ from agent.sample import FIELDS
 from aggregator.buffer import Buffer
 from aggregator.decode import Push
 from aggregator.flush import Flusher
+from aggregator.homes import Whole
 from aggregator.pending import PendingSummaries
 from aggregator.pool import ChunkDone, partition_of
 from aggregator.rows import NAN, ROW, ROW_BYTES, row_ts
@@ -165,8 +166,8 @@ class FakeDatabase:
             raise ConnectionError("the database is away")
         self.written += [one.vm_id for one in summaries]
 
-    def joined(self, summary: Summary, *, of: Collection[str], now_s: float) -> None:
-        self.write([summary], now_s=now_s)
+    def joined(self, wholes: Sequence[Whole], *, now_s: float) -> None:
+        self.write([whole.summary for whole in wholes], now_s=now_s)
 
 
 class NotedPending(PendingSummaries):

@@ -17,13 +17,22 @@ def test_what_is_let_go_is_stored(count: int, flushes: list[tuple[bool, set[str]
     """Whatever flushes are whole, and whatever fails: all rows up to the segment told are in the stores."""
     turns = FlushTurns(count)
     through = dict.fromkeys(_VMS, 0)  # segment up to which a VM's rows are stored
+    failed: set[str] = set()
     for segment, (everybody, failing) in enumerate(flushes, start=1):
         mine = turns.everybody if everybody else turns.next()
-        failed = {vm for vm in failing if turns.turn_of(vm) in mine}
-        for vm in _VMS:
-            if turns.turn_of(vm) in mine and vm not in failed:
-                through[vm] = segment
+        tried = {vm for vm in _VMS if turns.turn_of(vm) in mine or vm in failed}
+        failed = failing & tried
+        through.update(dict.fromkeys(tried - failed, segment))
         assert turns.settle(mine, segment, failed) <= min(through.values())
+
+
+def test_a_turn_is_whole_once_its_last_store_is_written() -> None:
+    """Its segment goes when the VMs that failed in it are stored, whosever turn it is then."""
+    turns = FlushTurns(2)
+    turns.settle(turns.everybody, 1, _VMS[:3])
+    assert turns.settle(turns.next(), 2, _VMS[1:2]) == 0
+    other = 1 - turns.turn_of(_VMS[1])
+    assert turns.settle(range(other, other + 1), 3, ()) >= 1
 
 
 @given(st.integers(1, 5))

@@ -15,6 +15,7 @@ from aggregator.catalogue import Catalogue
 from aggregator.fleet_db import migrate, open_fleet
 from aggregator.giver import Giver
 from aggregator.part_file import Dropped, StorePart, drop_store
+from aggregator.part_turns import PartTurns
 from aggregator.problems import Problem, Refused
 from aggregator.store_files import store_path
 from tests.aggregator.admin_fakes import House
@@ -40,6 +41,9 @@ class Node:
     known: set[str] = field(default_factory=lambda: {VM})
     before_drop: Callable[[], object] = lambda: None
     worker_dies: bool = False
+    turns: PartTurns = field(default_factory=PartTurns)
+    hurried: list[str] = field(default_factory=list)
+    owed: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.buffer = Buffer(max_rows=1_000)
@@ -50,6 +54,7 @@ class Node:
             buffer=self.buffer,
             flusher=self,
             workers=self,
+            turns=self.turns,
             in_thread=execute,
             call_in_reactor=lambda call, *arguments: call(*arguments),
         )
@@ -69,6 +74,12 @@ class Node:
         self.known.discard(vm_id)
 
     forget = unknow
+
+    def owes_summary(self, vm_id: str) -> bool:
+        return vm_id in self.owed
+
+    def hurry(self, vm_id: str) -> None:
+        self.hurried.append(vm_id)
 
     def call(self, vm_id: str, work: Any, done: Callable[[Any], None], failed: Callable[[str], None]) -> None:
         assert self.known == set()
@@ -151,6 +162,36 @@ def test_refused_samples_keep_the_store(node: Node) -> None:
     node.buffer.stored(VM)
     node.buffer.add(push(VM, TS, cpu=0.5), NOW_S)
     assert node.refusal(mark).reason == "not-stored-yet"
+
+
+def test_samples_that_are_asked_for_do_not_wait_for_their_turn(node: Node) -> None:
+    """A VM that moved away may have its turn in an hour: the next flush stores what keeps its part here."""
+    mark = node.read().mark
+    assert node.hurried == []
+    node.buffer.add(push(VM, TS), NOW_S)
+    assert node.refusal(mark).reason == "not-stored-yet"
+    assert node.hurried == [VM]
+
+
+def test_store_that_the_database_has_not_heard_of_stays(node: Node) -> None:
+    """What was stored last may make this node the home: until that is told, nobody knows whose the store is."""
+    mark = node.read().mark
+    node.owed.add(VM)
+    assert node.refusal(mark).reason == "not-stored-yet"
+    node.owed.clear()
+    node.drop(mark)
+
+
+def test_store_that_is_joined_into_is_not_given_away(node: Node) -> None:
+    """409 while a round of this node works on it; once it was given, the round begins nothing with it any more."""
+    mark = node.read().mark
+    assert node.turns.begin_join(VM)
+    assert (node.refusal(mark).status, node.refusal(mark).reason) == (409, "being-joined")
+    node.turns.end_join(VM)
+    node.drop(mark)
+    assert not node.turns.begin_join(VM)
+    node.turns.look()
+    assert node.turns.begin_join(VM)
 
 
 @pytest.mark.parametrize("home", ["me", None])

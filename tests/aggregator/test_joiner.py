@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, TypeVar
@@ -14,6 +14,7 @@ from twisted.internet.defer import Deferred, fail, succeed
 from aggregator.admin_client import AdminAnswer, AdminUnavailable
 from aggregator.joiner import Joiner
 from aggregator.part_file import Joined
+from aggregator.part_turns import PartTurns
 from aggregator.parts import DuePart, Round
 from aggregator.summary import Summary
 from aggregator.worker_process import join_part, settle_part
@@ -22,6 +23,7 @@ from tests.aggregator.flush_fakes import NOW_S, summary
 T = TypeVar("T")
 BODY = b"a store"
 TAG = "0" * 32
+MARK = 7
 
 
 def problem(status: int, reason: str) -> AdminAnswer:
@@ -56,6 +58,7 @@ class Fleet:
     write_fails: bool = False
     held: list[Callable[[], None]] | None = None
     now_s: float = NOW_S
+    turns: PartTurns = field(default_factory=PartTurns)
 
     def __post_init__(self) -> None:
         self.joiner = Joiner(
@@ -64,6 +67,7 @@ class Fleet:
             workers=self,
             flusher=self,
             written=self.write,
+            turns=self.turns,
             in_thread=self.in_thread,
             call_in_reactor=lambda call, *arguments: call(*arguments),
             clock=lambda: self.now_s,
@@ -91,8 +95,9 @@ class Fleet:
     def note(self, vm_id: str, holder: str, why: str | None) -> None:
         self.notes[vm_id] = why
 
-    def write(self, written: Summary, of: Collection[str]) -> Deferred[None]:
+    def write(self, written: Summary, of: Mapping[str, int]) -> Deferred[None]:
         self.events.append(("write", *of))
+        assert set(of.values()) == {MARK}
         if self.write_fails:
             return fail(ConnectionError("the database is away"))
         self.due = [part for part in self.due if part.node not in of]
@@ -154,7 +159,7 @@ class NodeDoor:
 
 
 def part(vm_id: str, node: str = "b") -> DuePart:
-    return DuePart(vm_id, node, f"http://{node}")
+    return DuePart(vm_id, node, f"http://{node}", MARK)
 
 
 def test_part_is_read_joined_deleted_and_told_of() -> None:
@@ -288,6 +293,30 @@ def test_row_36_telling_is_made_up_for() -> None:
     fleet.now_s += 61
     fleet.round()
     assert fleet.joiner.totals.joined == 1
+
+
+def test_vm_that_was_given_away_since_the_look_is_left_alone() -> None:
+    """A newer home has its store: to join a part here would begin another, of which nobody knows."""
+    fleet = Fleet([part("vm-1"), part("vm-2")], held=[])
+    fleet.joiner.tick()
+    assert fleet.turns.give("vm-1")
+    while fleet.held:
+        fleet.let_go()
+    assert [name for name, *_ in fleet.events] == ["look", "get", "join_part", "delete", "settle_part", "write"]
+    assert fleet.notes == {}
+    # Nothing stays in hand.
+    assert fleet.turns.give("vm-2")
+
+
+def test_store_that_is_joined_into_is_in_hand_until_that_is_told() -> None:
+    """From the first question to the last write."""
+    fleet = Fleet([part("vm-1")], held=[])
+    fleet.joiner.tick()
+    fleet.let_go()
+    while fleet.held:
+        assert not fleet.turns.give("vm-1")
+        fleet.let_go()
+    assert fleet.turns.give("vm-1")
 
 
 def test_row_36_nothing_is_begun_without_a_database() -> None:

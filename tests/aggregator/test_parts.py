@@ -84,7 +84,7 @@ def test_only_parts_of_own_vms_are_due(table: Table) -> None:
     table.part("mine", "other")
     table.part("theirs", "me")
     found = table.look()
-    assert found.due == [DuePart("mine", "other", "http://127.0.0.1/other")]
+    assert found.due == [DuePart("mine", "other", "http://127.0.0.1/other", 0)]
     assert (found.waiting, found.away) == (1, {})
 
 

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import pytest
+from twisted.internet.task import Clock
 
 from aggregator.shared_reads import SharedReading, SharedReads
 
+GATHER_S = 0.02
 
-class FakeReactor:
-    """Notes who is registered."""
+
+class FakeReactor(Clock):
+    """Notes who is registered; its time is the test's."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.readers: list[object] = []
 
     def addReader(self, reader: object) -> None:
@@ -167,3 +171,160 @@ def test_it_is_with_the_reactor_while_anybody_is_here(reactor: FakeReactor, read
         reads.doRead()  # the reactor may have had the event already
         one.close()
         two.close()
+
+
+def test_row_20_without_a_descriptor_for_it_a_connection_reads_by_itself(
+    reactor: FakeReactor, reads: SharedReads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fault 20: the first to come, and one that reads on when all others have gone, are served by the reactor."""
+
+    def no_more() -> None:
+        raise OSError(24, "Too many open files")
+
+    paused = Side(reads)
+    paused.reading.pauseProducing()
+    monkeypatch.setattr("select.epoll", no_more)
+    paused.reading.resumeProducing()
+    first = Side(reads)
+    assert (paused.transport.told, first.transport.told) == (["stop", "start"], ["stop", "start"])
+    first.reading.pauseProducing()
+    assert first.transport.told[-1] == "pause"
+    assert (len(reads), reactor.readers) == (0, [])
+    for side in (paused, first):
+        side.reading.leave()
+        side.close()
+
+
+def test_row_20_nor_does_one_that_the_kernel_does_not_watch(reactor: FakeReactor, reads: SharedReads) -> None:
+    """What cannot be watched leaves nothing behind."""
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        reads.add(1_000_000, lambda: None)
+    assert (len(reads), reactor.readers, reads.fileno()) == (0, [], -1)
+
+
+class Gathered:
+    """Connections that are read together; `groups` has how many reads came between each begin and end.
+
+    The reactor tells of what is readable, as `turn` does, only while the reads are with it.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.reactor = FakeReactor()
+        self.groups: list[int] = []
+        self.reads = SharedReads(self.reactor, gather_s=GATHER_S, together=self._together)
+        self.sides = [Side(self.reads) for _ in range(count)]
+
+    def _together(self, work: Callable[[], None]) -> None:
+        before = self.got
+        work()
+        self.groups.append(self.got - before)
+
+    @property
+    def got(self) -> int:
+        """Pushes that were read."""
+        return sum(len(side.got) for side in self.sides)
+
+    def send(self, *numbers: int) -> None:
+        """A byte on each of these connections, and a turn of the reactor."""
+        for number in numbers:
+            self.sides[number].peer.send(b"x")
+        self.turn()
+
+    def turn(self) -> None:
+        """What a reactor does when something is readable."""
+        if self.reads in self.reactor.readers:
+            self.reads.doRead()
+
+    def close(self) -> None:
+        """Ends all that is still there."""
+        for side in self.sides:
+            side.reading.leave()
+            side.close()
+
+
+@pytest.fixture
+def gathered() -> Iterator[Gathered]:
+    """A hundred connections."""
+    found = Gathered(100)
+    yield found
+    found.close()
+    assert found.reactor.readers == []
+    assert found.reactor.getDelayedCalls() == []
+
+
+def test_who_comes_after_a_pause_is_read_at_once_and_who_comes_soon_after_waits(gathered: Gathered) -> None:
+    """The first is not kept waiting; the next ones are read together, `gather_s` after it; then it listens again."""
+    gathered.send(0)
+    assert gathered.groups == [1]
+    for number in (1, 2, 3):
+        gathered.send(number)
+        gathered.reactor.advance(GATHER_S / 4)
+    assert gathered.groups == [1]
+    gathered.reactor.advance(GATHER_S / 4)
+    assert gathered.groups == [1, 3]
+    gathered.reactor.advance(GATHER_S)
+    assert gathered.reactor.readers == [gathered.reads]
+    gathered.send(4)
+    assert gathered.got == 5
+
+
+def test_a_crowd_is_not_kept_waiting(gathered: Gathered) -> None:
+    """The faster they come, the sooner the next reads are: at once, where many were found."""
+    gathered.send(0)
+    gathered.send(*range(1, 11))
+    gathered.reactor.advance(GATHER_S)
+    assert gathered.groups == [1, 10]
+    # Ten in 20 ms: as many as share an event well take longer than `gather_s`, so that is how long the next wait.
+    gathered.send(*range(80))
+    gathered.reactor.advance(GATHER_S)
+    assert gathered.groups == [1, 10, 80]
+    gathered.send(*range(80))
+    # Eighty in 20 ms: 64 come in 16.
+    gathered.reactor.advance(GATHER_S * 0.7)
+    assert len(gathered.groups) == 3
+    gathered.reactor.advance(GATHER_S * 0.11)
+    assert gathered.groups == [1, 10, 80, 80]
+
+
+def test_time_that_reading_took_is_not_waited_for_again(gathered: Gathered) -> None:
+    """The next reads are `gather_s` after the start of the last ones, at once if those took longer."""
+    slow = gathered.sides[0]
+
+    def take_long(data: bytes) -> None:
+        slow.got.append(data)
+        gathered.reactor.rightNow += 2 * GATHER_S
+
+    slow.reading._received = take_long
+    gathered.send(0)
+    gathered.send(1)
+    assert gathered.groups == [1, 1]
+
+
+def test_all_that_leave_while_others_wait_leave_nothing_behind(gathered: Gathered) -> None:
+    """The last to go takes the timer along, and one that comes then is read."""
+    gathered.send(0)
+    assert len(gathered.reactor.getDelayedCalls()) == 1
+    for side in gathered.sides:
+        side.reading.leave()
+    assert gathered.reactor.getDelayedCalls() == []
+    late = Side(gathered.reads)
+    gathered.sides.append(late)
+    gathered.send(100)
+    assert late.got == [b"x"]
+
+
+def test_all_that_leave_in_gathered_reads_and_one_that_comes_in_them(gathered: Gathered) -> None:
+    """A door that closes all and opens one in the same event: that one is read, by the reactor or the timer."""
+
+    def replace_all(_data: bytes) -> None:
+        for side in gathered.sides:
+            side.reading.leave()
+        gathered.sides.append(Side(gathered.reads))
+
+    gathered.send(0)
+    gathered.sides[1].reading._received = replace_all
+    gathered.send(1)
+    gathered.reactor.advance(GATHER_S)
+    gathered.send(100)
+    gathered.reactor.advance(GATHER_S)
+    assert gathered.sides[100].got == [b"x"]

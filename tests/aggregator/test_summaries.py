@@ -13,6 +13,7 @@ import sqlalchemy as sa
 
 from aggregator.fleet import vm_evidence, vm_part, vm_summary, vm_window
 from aggregator.fleet_db import migrate, open_fleet
+from aggregator.homes import Whole
 from aggregator.summaries import SummaryWriter
 from aggregator.summary import STATISTIC_COLUMNS, Heard
 from tests.aggregator.flush_fakes import NOW_S, TS, summary
@@ -151,6 +152,12 @@ def parts(engine: sa.Engine) -> list[tuple[object, ...]]:
     return [(row["vm_id"], row["node"], row["newest_s"], row["noted_s"]) for row in rows(engine, vm_part)]
 
 
+def mark_of(engine: sa.Engine, node: str) -> int:
+    """Of the note of the part that a node holds; there is but one."""
+    (mark,) = (row["mark"] for row in rows(engine, vm_part) if row["node"] == node)
+    return int(mark)
+
+
 def figures_end(engine: sa.Engine) -> set[int]:
     """Where the windows end that stand."""
     return {row["end_s"] for row in rows(engine, vm_window)}
@@ -178,7 +185,7 @@ def test_a_vm_that_goes_and_comes_back_is_where_it_pushes_to(engine: sa.Engine) 
         writer.write([summary("vm", newest_s=TS + 60 * step)], now_s=NOW_S + step)
     assert homes(engine) == {"vm": ("a", TS - 3600, TS + 240)}
     assert parts(engine) == [("vm", "b", TS + 180, NOW_S + 4)]
-    assert a.known_vms() == b.known_vms() == ["vm"]
+    assert (a.known_vms(), b.known_vms()) == (["vm"], [])
     assert SummaryWriter(engine, "c").known_vms() == []
 
 
@@ -203,19 +210,64 @@ def test_a_joined_history_is_written_whole(engine: sa.Engine) -> None:
     a.write([summary("vm")], now_s=NOW_S)
     b.write([summary("vm", newest_s=TS + 60)], now_s=NOW_S)
     whole = summary("vm", newest_s=TS + 60, received_s=0.0)._replace(evidence=b"of both", conflicts=2)
-    b.joined(whole, of=["a"], now_s=NOW_S + 1)
+    mark = mark_of(engine, "a")
+    b.joined([Whole(whole, {"a": mark})], now_s=NOW_S + 1)
     assert parts(engine) == []
     assert figures_end(engine) == {TS + 60}
     assert rows(engine, vm_evidence)[0]["body"] == b"of both"
     assert (rows(engine, vm_summary)[0]["conflicts"], rows(engine, vm_summary)[0]["received_s"]) == (2, NOW_S)
     before = everything(engine)
-    b.joined(whole, of=["a"], now_s=NOW_S + 1)
+    b.joined([Whole(whole, {"a": mark})], now_s=NOW_S + 1)
     assert everything(engine) == before
     SummaryWriter(engine, "c").write([summary("vm")], now_s=NOW_S + 2)
-    b.joined(whole._replace(newest_s=TS + 120), of=["a"], now_s=NOW_S + 3)
+    b.joined([Whole(whole._replace(newest_s=TS + 120), {"a": mark})], now_s=NOW_S + 3)
     assert figures_end(engine) == {TS + 60}
     assert homes(engine)["vm"][2] == TS + 120
     assert [part[:2] for part in parts(engine)] == [("vm", "c")]
+
+
+def test_a_part_that_is_noted_anew_outlives_its_joining(engine: sa.Engine) -> None:
+    """Its node gave the part away, and then stored a minute that was sent again: the note is of another part now."""
+    a, b = SummaryWriter(engine, "a"), SummaryWriter(engine, "b")
+    a.write([summary("vm")], now_s=NOW_S)
+    b.write([summary("vm", newest_s=TS + 60)], now_s=NOW_S + 1)
+    looked_at = mark_of(engine, "a")
+    a.write([summary("vm")], now_s=NOW_S + 2)
+    whole = summary("vm", newest_s=TS + 60)._replace(evidence=b"of both")
+    b.joined([Whole(whole, {"a": looked_at})], now_s=NOW_S + 3)
+    assert parts(engine) == [("vm", "a", TS, NOW_S + 1)]
+    assert rows(engine, vm_evidence)[0]["body"] == b"evidence"
+    b.joined([Whole(whole, {"a": mark_of(engine, "a")})], now_s=NOW_S + 4)
+    assert parts(engine) == []
+    assert rows(engine, vm_evidence)[0]["body"] == b"of both"
+
+
+def test_a_note_that_went_and_came_back_is_another(engine: sa.Engine) -> None:
+    """A round that a newer home overtook deletes nothing of what was noted since."""
+    a, b, c = (SummaryWriter(engine, name) for name in "abc")
+    a.write([summary("vm")], now_s=NOW_S)
+    b.write([summary("vm", newest_s=TS + 60)], now_s=NOW_S)
+    looked_at = mark_of(engine, "a")
+    c.write([summary("vm", newest_s=TS + 120)], now_s=NOW_S)
+    c.joined([Whole(summary("vm", newest_s=TS + 120), {"a": looked_at})], now_s=NOW_S)
+    assert [part[:2] for part in parts(engine)] == [("vm", "b")]
+    a.write([summary("vm")], now_s=NOW_S)
+    b.joined([Whole(summary("vm", newest_s=TS + 60), {"a": looked_at})], now_s=NOW_S)
+    assert [part[:2] for part in parts(engine)] == [("vm", "a"), ("vm", "b")]
+
+
+def test_joined_histories_are_written_together(engine: sa.Engine) -> None:
+    """Several in one transaction, as one after the other: each loses its own note and no other."""
+    a, b = SummaryWriter(engine, "a"), SummaryWriter(engine, "b")
+    a.write([summary("one"), summary("two"), summary("three")], now_s=NOW_S)
+    newer = [summary(vm, newest_s=TS + 60)._replace(evidence=vm.encode()) for vm in ("two", "one", "three")]
+    b.write(newer, now_s=NOW_S)
+    marks = {row["vm_id"]: row["mark"] for row in rows(engine, vm_part)}
+    assert len(set(marks.values())) == 3
+    b.joined([Whole(one, {"a": marks[one.vm_id]}) for one in newer[:2]], now_s=NOW_S)
+    assert [part[:2] for part in parts(engine)] == [("three", "a")]
+    bodies = {row["vm_id"]: row["body"] for row in rows(engine, vm_evidence)}
+    assert bodies == {"one": b"one", "two": b"two", "three": b"evidence"}
 
 
 def test_a_joined_history_of_a_vm_that_has_moved_on_is_a_part(engine: sa.Engine) -> None:
@@ -224,7 +276,7 @@ def test_a_joined_history_of_a_vm_that_has_moved_on_is_a_part(engine: sa.Engine)
     a.write([summary("vm")], now_s=NOW_S)
     b.write([summary("vm", newest_s=TS + 60)], now_s=NOW_S)
     c.write([summary("vm", newest_s=TS + 120)], now_s=NOW_S)
-    b.joined(summary("vm", newest_s=TS + 60), of=["a"], now_s=NOW_S + 1)
+    b.joined([Whole(summary("vm", newest_s=TS + 60), {"a": mark_of(engine, "a")})], now_s=NOW_S + 1)
     assert homes(engine) == {"vm": ("c", TS - 3600, TS + 120)}
     assert [part[:2] for part in parts(engine)] == [("vm", "b")]
     assert figures_end(engine) == {TS}

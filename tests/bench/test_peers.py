@@ -213,8 +213,8 @@ def test_an_unknown_part_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert "dsik" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("minutes", ["20", "3000"])
-def test_minutes_that_make_no_whole_flushes_or_reach_too_far_are_refused(minutes: str) -> None:
+@pytest.mark.parametrize("minutes", ["20", "90", "3000"])
+def test_minutes_that_are_no_whole_hours_or_reach_too_far_are_refused(minutes: str) -> None:
     """Before anything is started."""
     with pytest.raises(ConfigError, match="--minutes"):
         run(options_of("--minutes", minutes), say=lambda _line: None)
@@ -293,3 +293,53 @@ def test_times_are_quantiles_of_all_rounds() -> None:
     cost = Cost(pushes=2, minutes=2, seconds=1.0, cpu_s=1.0, drive=Drive(ack_s=array("d", [0.001] * 98 + [0.5] * 2)))
     assert cost.figures()["ack_p99_s"] == 0.5
     assert cost.cpu_s_per_million_points == pytest.approx(1e6 / 2 / len(FIELD_NAMES))
+
+
+class Keeping(VictoriaMetrics):
+    """Keeps minutes in memory, more and more; whatever it is asked is written down."""
+
+    def __init__(self, folder: Path, address: tuple[str, int], waiting: list[int]) -> None:
+        super().__init__(folder)
+        self._door = address
+        self._waiting = waiting
+        self.stores = 0
+
+    @property
+    def address(self) -> tuple[str, int]:
+        return self._door
+
+    def store(self) -> int:
+        self.stores += 1
+        return 0
+
+    def waiting(self) -> int:
+        return self._waiting.pop(0)
+
+    def rest(self) -> None:
+        pass
+
+    def cpu_s(self) -> float:
+        return float(self.stores)
+
+    def peak_rss_bytes(self) -> int:
+        return 1
+
+
+@pytest.mark.real
+@pytest.mark.parametrize(("waiting", "is_steady"), [([100, 109], True), ([100, 91], True), ([100, 111], False)])
+def test_measured_hours_end_with_as_much_in_memory_as_they_began_with(
+    tmp_path: Path, waiting: list[int], is_steady: bool
+) -> None:
+    """Else what they cost would be put off, or paid for other minutes; the hour before them may fill memory."""
+    with Answering([_GOOD] * 120) as server:
+        system = Keeping(tmp_path / "keeping", server.address, waiting)
+        lane = Lane(system, ["vm-1"], [a_minute().texts], _TS)
+        lane.warm_up(1)
+        assert (system.stores, lane.minute, len(waiting)) == (4, 60, 2)
+        cost = Cost()
+        if is_steady:
+            lane.push(cost, 60, 1, None)
+        else:
+            with pytest.raises(ProgramError, match="100 samples were in memory when the measuring began, 111"):
+                lane.push(cost, 60, 1, None)
+    assert (system.stores, lane.minute, cost.minutes) == (8, 120, 60)

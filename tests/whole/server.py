@@ -147,6 +147,7 @@ class Life:
             call_in_reactor=process.callFromThread,
             clock=self.wall_s,
             known_vms=known_vms,
+            piece_vms=2,  # so that other events come between them
         )
         self.door = _Door(
             DoorParts(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,9 +10,10 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DatabaseError, OperationalError
 
 from agent.settings import ConfigError
+from aggregator.fleet import vm as vms
 from aggregator.problems import Refused
 from reports.web.fleet_source import FleetGone, FleetSource, refusing
-from tests.reports.fleets import Spec, write_fleet
+from tests.reports.fleets import NOW_S, Spec, write_fleet
 from tests.reports.web.house import pages
 from tests.reports.web.test_pages import PAGES, listed, text_of
 
@@ -152,3 +154,59 @@ def test_pool_without_a_free_connection_is_a_database_away() -> None:
     with pytest.raises(Refused) as refused:
         refusing(work, again=True)
     assert (refused.value.problem.status, refused.value.problem.reason) == (503, "database-away")
+
+
+def test_version_changes_with_every_commit_and_with_nothing_else(tmp_path: Path) -> None:
+    """Whoever commits, this process or another; looking and asking again change nothing."""
+    with pages(tmp_path, [Spec(vm_id="only")]) as house:
+        first = house.fleet.version()
+        house.browser.get("/vms")
+        seen = [first, house.fleet.version()]
+        with house.fleet.writer.begin() as connection:
+            connection.execute(sa.update(vms).values(owner="ann"))
+        seen.append(house.fleet.version())
+        with sa.create_engine(f"sqlite:///{tmp_path / 'fleet.db'}").begin() as connection:
+            connection.execute(sa.update(vms).values(owner="bob"))
+        seen += [house.fleet.version(), house.fleet.version()]
+        assert seen[0] == seen[1]
+        assert len({*seen[1:4]}) == 3
+        assert seen[3] == seen[4]
+        assert first is not None
+
+
+def test_version_of_a_file_that_was_replaced_is_another_one(tmp_path: Path) -> None:
+    """However its own counter stands."""
+    with pages(tmp_path, [Spec(vm_id="only")]) as house:
+        first = house.fleet.version()
+        (tmp_path / "copy.db").write_bytes((tmp_path / "fleet.db").read_bytes())
+        (tmp_path / "copy.db").replace(tmp_path / "fleet.db")
+        assert house.fleet.version() != first
+
+
+def test_server_has_no_version() -> None:
+    """It does not tell who committed; so nothing may be remembered by it."""
+    engine = sa.create_engine("postgresql+psycopg://nobody@localhost:1/none")
+    assert FleetSource(engine, engine, None).version() is None
+
+
+def test_a_list_is_remembered_for_seconds_while_nobody_writes(tmp_path: Path) -> None:
+    """The same question alone: another one, a write by anybody, and time that goes by all give a new answer."""
+    with pages(tmp_path, [Spec(vm_id="only", owner="ann")]) as house:
+
+        def made_s(query: str = "") -> float:
+            made: float = json.loads(house.browser.get(f"/v1/report?verdict=all{query}").text)["generated_at_s"]
+            return made - NOW_S
+
+        first = made_s()
+        house.now_s += 9.0
+        kept, other = made_s(), made_s("&sort=cpu")
+        house.now_s += 1.0
+        assert (first, kept, other, made_s()) == (0.0, 0.0, 9.0, 10.0)
+        house.now_s += 1.0
+        with house.fleet.writer.begin() as connection:
+            connection.execute(sa.update(vms).values(owner="bob"))
+        assert made_s() == 11.0
+        assert made_s("&top=101") == 11.0
+        house.now_s += 1.0
+        assert made_s("&top=101") == 12.0  # a long one is not kept
+        assert "bob" in house.browser.get("/v1/report?verdict=all").text
