@@ -119,6 +119,7 @@ class Flusher:
         # Summaries to be read from their stores again: neither written nor in the queue.
         self._owed = set(pending.vm_ids)
         summaries.on_owed = self._owed.update
+        summaries.on_elsewhere = self._hurry_those
         self._call_in_reactor = call_in_reactor
         self._clock = clock
         self._chunk_vms = chunk_vms
@@ -163,6 +164,10 @@ class Flusher:
     def hurry(self, vm_id: str) -> None:
         """Has the next flush store this VM's rows, whosever turn it is: somebody waits for them."""
         self._hurried.add(vm_id)
+
+    def _hurry_those(self, vm_ids: Iterable[str]) -> None:
+        """Nothing tells of VMs that came from another home before their rows are stored here."""
+        self._hurried.update(vm_ids)
 
     def owes_summary(self, vm_id: str) -> bool:
         """Whether the fleet database may lack what was stored of this VM."""

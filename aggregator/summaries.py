@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 
 import sqlalchemy as sa
 
+from aggregator.fleet import node as nodes
 from aggregator.fleet import vm_evidence, vm_part, vm_summary, vm_window
 from aggregator.homes import Home, Placing, Whole, place, with_push_of
 from aggregator.summary import Heard, Summary
@@ -81,6 +82,8 @@ class SummaryWriter:
         ids = "= ANY(%s::text[])" if self._is_postgres else "IN (SELECT value FROM json_each(?))"
         lock = " ORDER BY vm_id FOR NO KEY UPDATE" if self._is_postgres else ""  # SQLite's transaction is alone anyway
         self._read_homes = f"SELECT vm_id, node, oldest_s, newest_s FROM vm_summary WHERE vm_id {ids}{lock}"  # noqa: S608
+        mark = "%s" if self._is_postgres else "?"
+        self._read_here = f"SELECT vm_id FROM vm_summary WHERE vm_id {ids} AND node = {mark}"  # noqa: S608
         self._read_parts = f"SELECT vm_id, node FROM vm_part WHERE vm_id {ids}"  # noqa: S608
 
     def write(self, summaries: Sequence[Summary], *, now_s: float) -> None:
@@ -114,20 +117,33 @@ class SummaryWriter:
 
         self._again(work)
 
-    def heard(self, vms: Sequence[Heard], *, now_s: float) -> None:
+    def heard(self, vms: Sequence[Heard], *, now_s: float) -> list[str]:
         """Notes when VMs at home here were last heard of, whose rows are on their way to their stores.
+
+        Returns: those that are not at home here: nothing tells of them before their rows are stored.
 
         Raises: sqlalchemy.exc.SQLAlchemyError: the database is away; nothing of this call was written.
         """
-        self._again(lambda connection: self._note_heard(connection, vms, now_s))
+        elsewhere: list[str] = []
+
+        def work(connection: sa.Connection) -> None:
+            elsewhere[:] = self._note_heard(connection, vms, now_s)
+
+        if vms:
+            self._again(work)
+        return elsewhere
 
     def known_vms(self) -> list[str]:
-        """VMs of which this node must have a history: it is their home, or none has said so.
+        """VMs of which this node must have a history, since it is their home.
 
-        Not those of which it has a part: their note stands for a while after the part has gone to their home.
+        Not those of which it has a part: their note stands for a while after the part has gone to their home. Those
+        without a home it has as long as there is no node: it is about to be the first. Later they are those of a node
+        that was given up.
         """
-        mine = sa.select(vm_summary.c.vm_id).where(vm_summary.c.node.in_(("", self._node)))
         with self._engine.connect() as connection:
+            is_first = connection.scalar(sa.select(nodes.c.node).limit(1)) is None
+            homes = ("", self._node) if is_first else (self._node,)
+            mine = sa.select(vm_summary.c.vm_id).where(vm_summary.c.node.in_(homes))
             return list(connection.execute(mine).scalars())
 
     def keep_windows(self, windows_days: Sequence[int]) -> None:
@@ -160,15 +176,18 @@ class SummaryWriter:
                 if not (left and for_another):
                     raise
 
-    def _note_heard(self, connection: sa.Connection, vms: Sequence[Heard], now_s: float) -> None:
-        if not vms:
-            return
+    def _note_heard(self, connection: sa.Connection, vms: Sequence[Heard], now_s: float) -> list[str]:
         if self._is_postgres:
             columns = [list(column) for column in zip(*sorted(vms), strict=True)]
-            connection.exec_driver_sql(_HEARD_OF_MANY, (now_s, *columns, self._node))
+            noted = connection.exec_driver_sql(_HEARD_OF_MANY, (now_s, *columns, self._node))
         else:
             rows = [(one.newest_s, one.received_s, one.skew_s, now_s, one.vm_id, self._node) for one in vms]
-            connection.exec_driver_sql(_HEARD_OF_ONE, [(*row, row[0]) for row in rows])
+            noted = connection.exec_driver_sql(_HEARD_OF_ONE, [(*row, row[0]) for row in rows])
+        if noted.rowcount == len(vms):
+            return []
+        ids = [one.vm_id for one in vms]
+        here = set(connection.exec_driver_sql(self._read_here, (self._ids(ids), self._node)).scalars())
+        return [vm_id for vm_id in ids if vm_id not in here]
 
     def _write(self, connection: sa.Connection, summaries: Sequence[Summary], now_s: float) -> None:
         newest: dict[str, Summary] = {}

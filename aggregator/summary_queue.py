@@ -30,7 +30,7 @@ class Writer(Protocol):
 
     def write(self, summaries: Sequence[Summary], *, now_s: float) -> None: ...
     def joined(self, wholes: Sequence[Whole], *, now_s: float) -> None: ...
-    def heard(self, vms: Sequence[Heard], *, now_s: float) -> None: ...
+    def heard(self, vms: Sequence[Heard], *, now_s: float) -> list[str]: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +83,7 @@ class SummaryQueue:
         clock: Unix time in seconds.
 
     Attributes:
+        on_elsewhere: told of VMs that were heard of and are at home at another node, or nowhere yet.
         on_owed: told of VMs whose summary was let go of: it has to be read from the store again.
         failures_in_row: since the last write that succeeded.
     """
@@ -113,6 +114,7 @@ class SummaryQueue:
         self._is_stopped = False
         self._timer: Any = None
         self._drained: list[Callable[[], None]] = []
+        self.on_elsewhere: Callable[[Iterable[str]], object] = lambda _vm_ids: None
         self.on_owed: Callable[[Iterable[str]], object] = lambda _vm_ids: None
         self.counters = QueueCounters()
         self.failures_in_row = 0
@@ -269,14 +271,17 @@ class SummaryQueue:
         if not batch:
             return
         now_s = self._clock()
+        elsewhere: list[str] = []
 
         def ended(failure: Failure | None) -> None:
-            if failure is not None:
+            if failure is None:
+                self.on_elsewhere(elsewhere)
+            else:
                 self._heard = iter(())
                 self._count_failed(failure)
             self._consider(at_once=bool(self._drained))
 
-        self._start(lambda: self._writer.heard(batch, now_s=now_s), ended)
+        self._start(lambda: elsewhere.extend(self._writer.heard(batch, now_s=now_s)), ended)
 
     def _start(self, work: Callable[[], None], ended: Callable[[Failure | None], None]) -> None:
         began_s = self._clock()

@@ -173,9 +173,9 @@ class Node:
         self.fleet.check_database()
         self.writer.joined(wholes, now_s=now_s)
 
-    def heard(self, vms: Sequence[Heard], *, now_s: float) -> None:
+    def heard(self, vms: Sequence[Heard], *, now_s: float) -> list[str]:
         self.fleet.check_database()
-        self.writer.heard(vms, now_s=now_s)
+        return self.writer.heard(vms, now_s=now_s)
 
     # Threads and timers.
 

@@ -154,11 +154,13 @@ class FakeDatabase:
     away: bool = False
     written: list[str] = field(default_factory=list)
     told: list[Heard] = field(default_factory=list)
+    elsewhere: set[str] = field(default_factory=set)
 
-    def heard(self, vms: Sequence[Heard], *, now_s: float) -> None:
+    def heard(self, vms: Sequence[Heard], *, now_s: float) -> list[str]:
         if self.away:
             raise ConnectionError("the database is away")
         self.told += vms
+        return [one.vm_id for one in vms if one.vm_id in self.elsewhere]
 
     def write(self, summaries: Sequence[Summary], *, now_s: float) -> None:
         self.events.append("summaries")

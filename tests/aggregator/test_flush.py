@@ -653,3 +653,21 @@ def test_a_turn_and_a_whole_flush_that_wait_become_a_whole_one(tmp_path: Path) -
     bench.workers.work()
     bench.workers.work()
     assert result(asked).vms == len(VMS)
+
+
+def test_a_vm_at_home_elsewhere_does_not_wait_for_its_turn(tmp_path: Path) -> None:
+    """It came back, and the fleet database learns of that only when its rows are stored: the next flush does so."""
+    bench = turned(tmp_path)
+    bench.workers.old = True
+    for vm in VMS:
+        bench.buffer.add(push(vm, TS), NOW_S)
+    bench.flusher.flush()
+    for vm in VMS:
+        bench.buffer.add(push(vm, TS + 60), NOW_S)
+    others = VMS[:]
+    bench.database.elsewhere = set(VMS)
+    for vm in stored_by_turn(bench):
+        others.remove(vm)
+        bench.buffer.add(push(vm, TS + 120), NOW_S)
+    again = stored_by_turn(bench)
+    assert set(others) <= set(again)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from aggregator.fleet import vm_evidence, vm_part, vm_summary, vm_window
+from aggregator.fleet import node, vm_evidence, vm_part, vm_summary, vm_window
 from aggregator.fleet_db import migrate, open_fleet
 from aggregator.homes import Whole
 from aggregator.summaries import SummaryWriter
@@ -328,10 +328,23 @@ def test_a_vm_that_was_heard_of_is_not_silent(engine: sa.Engine) -> None:
     SummaryWriter(engine, "two").write([summary("c")], now_s=NOW_S)
     before = everything(engine)
     told = [Heard(vm, TS + 600, NOW_S + 600, 2.5) for vm in ("c", "a", "unknown")]
-    SummaryWriter(engine, "one").heard([*told, Heard("b", TS - 60, NOW_S - 60, 9.0)], now_s=NOW_S + 601)
+    told.append(Heard("b", TS - 60, NOW_S - 60, 9.0))
+    assert SummaryWriter(engine, "one").heard(told, now_s=NOW_S + 601) == ["c", "unknown"]
     first, second, third = rows(engine, vm_summary)
     changed = {"newest_s": TS + 600, "received_s": NOW_S + 600, "skew_s": 2.5, "updated_s": NOW_S + 601}
     assert first == {**before[0][0], **changed}
     assert [second, third] == before[0][1:]
     assert everything(engine)[1:] == before[1:]
-    SummaryWriter(engine, "one").heard([], now_s=NOW_S)
+    assert SummaryWriter(engine, "one").heard([], now_s=NOW_S) == []
+    assert SummaryWriter(engine, "one").heard([told[1]], now_s=NOW_S) == []
+
+
+def test_what_a_node_that_was_given_up_had_is_nobodys(engine: sa.Engine) -> None:
+    """A VM without a home is known to the first node of a fleet alone: to any other its store would seem lost."""
+    SummaryWriter(engine).write([summary("a")], now_s=NOW_S)
+    writer = SummaryWriter(engine, "one")
+    assert writer.known_vms() == ["a"]
+    said = {"version": "1", "revision": "0003", "state": "up", "started_s": NOW_S, "seen_s": NOW_S, "vms": 0, "owed": 0}
+    with engine.begin() as connection:
+        connection.execute(sa.insert(node).values(node="two", **said))
+    assert writer.known_vms() == []

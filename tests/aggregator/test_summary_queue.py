@@ -37,10 +37,11 @@ class FakeWriter:
             raise sa.exc.DataError("COPY", None, ValueError("out of range"))
         self.batches.append(ids)
 
-    def heard(self, vms: Sequence[Heard], *, now_s: float) -> None:
+    def heard(self, vms: Sequence[Heard], *, now_s: float) -> list[str]:
         if self.error is not None:
             raise self.error
         self.batches.append([f"heard {one.vm_id}" for one in vms])
+        return []
 
     def joined(self, wholes: Sequence[Whole], *, now_s: float) -> None:
         if self.error is not None:
