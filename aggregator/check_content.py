@@ -13,6 +13,7 @@ from aggregator.rollup import Hour
 from aggregator.store import Store
 from aggregator.store_checks import hour_name
 from aggregator.store_hours import HOUR_COLUMNS, gaps_of
+from aggregator.store_rows import ends_of_rows
 from aggregator.summary import METRICS
 from aggregator.windows import DAILY_DAYS, Windows, rebuild
 
@@ -24,9 +25,10 @@ HourCells = Mapping[str, int | None]
 
 def content_problems(connection: sqlite3.Connection, vm_id: str) -> Iterator[str]:
     """How hours and windows differ from what they are made of. Raises ValueError: a part cannot be read at all."""
-    first_s, newest_s = connection.execute("SELECT min(ts), max(ts) FROM sample").fetchone()
-    if first_s is None or newest_s is None:
+    ends = ends_of_rows(connection)
+    if ends is None:
         return
+    first_s, newest_s = ends
     store = Store.over(connection, vm_id)
     open_hour = (newest_s - 1) // 3600
     for begin in range((first_s - 1) // 3600, open_hour + 1, _HOURS_AT_A_TIME):

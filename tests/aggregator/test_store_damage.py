@@ -24,6 +24,7 @@ from tests.aggregator.store_fakes import (
     HOUR_S,
     START_S,
     change,
+    contents_of,
     fill,
     flush,
     minutes,
@@ -60,8 +61,7 @@ def noisy(count: int, draw: random.Random) -> bytes:
 
 def contents(path: Path) -> dict[str, list[tuple[object, ...]]]:
     """Every row of every table that is ours."""
-    with closing(connect_read_only(path)) as connection:
-        return {name: connection.execute(f"SELECT * FROM {name} ORDER BY 1").fetchall() for name in TABLES}
+    return contents_of(path, TABLES)
 
 
 @dataclass(frozen=True)

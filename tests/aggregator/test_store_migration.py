@@ -12,7 +12,7 @@ from sqlite_utils import Database
 from aggregator import store_schema
 from aggregator.check import read_facts, verify_store
 from aggregator.series import Span
-from aggregator.store_files import connect_read_only, read_samples
+from aggregator.store_files import read_samples
 from aggregator.store_series import read_series
 from aggregator.worker import FlushWorker
 from tests.aggregator.store_fakes import (
@@ -20,6 +20,7 @@ from tests.aggregator.store_fakes import (
     HOUR_S,
     START_S,
     change,
+    contents_of,
     fill,
     flush,
     minutes,
@@ -53,8 +54,7 @@ def as_schema_1(path: Path) -> Path:
 
 
 def contents(path: Path) -> dict[str, list[tuple[object, ...]]]:
-    with closing(connect_read_only(path)) as connection:
-        return {name: connection.execute(f"SELECT * FROM {name} ORDER BY 1").fetchall() for name in OURS}
+    return contents_of(path, OURS)
 
 
 @pytest.fixture
