@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import random
 import shlex
 import shutil
 import sqlite3
@@ -23,7 +24,7 @@ from aggregator.rollup import Hour, roll_up
 from aggregator.store import Store, _runs
 from aggregator.store_files import as_store_error, connect_read_only, read_samples, store_path
 from aggregator.store_rows import packed_hours
-from tests.aggregator.store_fakes import HOUR_S, START_S, Row, fill, minutes, rows_at, table_of
+from tests.aggregator.store_fakes import HOUR_S, START_S, Row, fill, minutes, packed_row, rows_at, table_of
 
 FIRST_HOUR = START_S // HOUR_S
 TEMPLATE = store_schema.template()
@@ -221,7 +222,11 @@ def test_forgetting_takes_whole_hours_alone(path: Path) -> None:
 @pytest.fixture
 def crashed(tmp_path: Path) -> tuple[Path, Path]:
     """A store whose writer was cut off in a transaction that had reached the file, and its journal."""
-    whole = fill(tmp_path / "whole", VM, minutes(START_S + 60, 1000))
+    draw = random.Random(1)
+    rows = [
+        packed_row(START_S + 60 * step, net_rx_bytes_per_s=float(draw.getrandbits(20))) for step in range(1, 10_001)
+    ]
+    whole = fill(tmp_path / "whole", VM, b"".join(rows))
     path = store_path(tmp_path / "crashed", VM)
     path.parent.mkdir(parents=True)
     journal = Path(f"{path}-journal")
@@ -239,7 +244,7 @@ def test_row_19_a_cut_off_transaction_is_rolled_back_by_the_next_reader(crashed:
     """After a crash amid a commit, a reader sees the store as it was before."""
     path, _ = crashed
     samples = read_samples(path, 0, 2 * START_S)
-    assert len(samples) == 1000
+    assert len(samples) == 10_000
     assert {sample["cpu_busy_ratio"] for sample in samples} == {0.1}
 
 
