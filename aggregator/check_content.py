@@ -25,10 +25,10 @@ HourCells = Mapping[str, int | None]
 
 def content_problems(connection: sqlite3.Connection, vm_id: str) -> Iterator[str]:
     """How hours and windows differ from what they are made of. Raises ValueError: a part cannot be read at all."""
-    ends = ends_of_rows(connection)
-    if ends is None:
+    rows_from_to = ends_of_rows(connection)
+    if rows_from_to is None:
         return
-    first_s, newest_s = ends
+    first_s, newest_s = rows_from_to
     store = Store.over(connection, vm_id)
     open_hour = (newest_s - 1) // 3600
     for begin in range((first_s - 1) // 3600, open_hour + 1, _HOURS_AT_A_TIME):

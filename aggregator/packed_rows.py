@@ -44,7 +44,7 @@ _BIT_OF_OCTET = np.array([1 << bit for bit in range(8)], np.uint8)
 _ONE = np.uint64(1)
 _NO_ROWS: Ints = np.zeros((0, _COLUMNS), np.int64)
 _NO_COUNTS: Ints = np.zeros(0, np.int64)
-_HOURS_AT_A_TIME = 64  # of minutes: what is computed between stays in the processor's cache
+_HOURS_AT_A_TIME = 16  # of minutes: more of them cost more each, in memory that is fetched anew
 # Deflating takes longer than all the rest. Codes are nearly random where they are many; zeros tell that they are not.
 _ZEROS = 8
 

@@ -305,7 +305,7 @@ ROOT = Path(__file__).parents[2]
 SHOWN = [
     line
     for line in (ROOT / "docs" / "stores.md").read_text(encoding="utf-8").splitlines()
-    if line.startswith(("sqlite3 ", "sqlite-utils "))
+    if line.startswith(("sqlite3 ", "sqlite-utils ")) and "$STORE" in line
 ]
 
 
