@@ -11,6 +11,7 @@ import sqlite3
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 from aggregator import store_schema
@@ -158,13 +159,15 @@ def compare_summaries(
     summaries: Mapping[str, int],
     after: Mapping[str, int | None],
     owed: Collection[str],
+    journal: Mapping[str, int] | None = None,
 ) -> dict[str, str]:
     """VM → how its summary differs from its store.
 
     Args:
         before, after: newest row of each store, read before and after the summaries: a daemon may be at work.
         summaries: newest row as the fleet database has it.
-        owed: VMs whose summary is known to be still unwritten.
+        owed: VMs whose summary is known to be still unwritten, or is another node's.
+        journal: newest row in the journal, read after the summaries: it waits for its VM's turn to be stored.
     """
     problems: dict[str, str] = {}
     for vm_id in sorted(before.keys() | summaries.keys()):
@@ -174,9 +177,9 @@ def compare_summaries(
         if summary_s is None:
             if earliest_s is not None:
                 problems[vm_id] = "has rows but no summary in the fleet database"
-        elif latest_s is None:
+        elif latest_s is None and vm_id not in (journal or {}):
             problems[vm_id] = "has a summary in the fleet database but no readable rows"
-        elif not (earliest_s or 0) <= summary_s <= latest_s:
+        elif not (earliest_s or 0) <= summary_s <= max(latest_s or 0, (journal or {}).get(vm_id, 0)):
             problems[vm_id] = f"the newest row is of {latest_s}, the fleet database says {summary_s}"
     return problems
 
@@ -187,6 +190,7 @@ def verify_summaries(
     *,
     read_summaries: Callable[[], Mapping[str, int]],
     read_owed: Callable[[], Collection[str]],
+    read_journal: Callable[[], Mapping[str, int]],
     pause: Callable[[], object],
 ) -> dict[str, str]:
     """VM → how its summary differs from its store; as `compare_summaries`, of `vm_ids` alone.
@@ -201,7 +205,9 @@ def verify_summaries(
 
         before, owed = newest(), read_owed()
         summaries = {vm_id: newest_s for vm_id, newest_s in read_summaries().items() if vm_id in before}
-        return compare_summaries(before, summaries, newest(), owed)
+        # The journal before the stores: rows go from the one to the others.
+        journal = read_journal()
+        return compare_summaries(before, summaries, newest(), owed, journal)
 
     problems = compare(vm_ids)
     if problems:
@@ -210,17 +216,33 @@ def verify_summaries(
     return problems
 
 
+def newest_in_journal(directory: Path) -> dict[str, int]:
+    """VM → `ts` of its newest row in the journal; what cannot be read is left out."""
+    newest: dict[str, int] = {}
+    for _, path in _segments(directory):
+        scanner = SegmentScanner(str(path))
+        try:
+            with path.open("rb") as file:
+                for payload in chain(*map(scanner.feed, iter(lambda: file.read(_READ_BYTES), b"")), scanner.finish()):
+                    push, _ = decode_record(payload)
+                    newest[push.vm] = max(push.newest_ts, newest.get(push.vm, 0))
+        except (OSError, JournalError, RecordError):
+            continue
+    return newest
+
+
+def _segments(directory: Path) -> list[tuple[int, Path]]:
+    numbered = ((segment_number(path.name), path) for path in (directory.iterdir() if directory.is_dir() else ()))
+    return sorted((number, path) for number, path in numbered if number is not None)
+
+
 def verify_journal(directory: Path) -> JournalFacts:
     """Reads every record of the journal, beside the daemon if need be; a segment that goes meanwhile is left out."""
     facts = JournalFacts()
-    numbers = {
-        number: path
-        for path in (directory.iterdir() if directory.is_dir() else ())
-        if (number := segment_number(path.name)) is not None
-    }
-    for number, path in sorted(numbers.items()):
+    segments = _segments(directory)
+    for number, path in segments:
         try:
-            _verify_segment(path, facts, is_newest=number == max(numbers))
+            _verify_segment(path, facts, is_newest=number == segments[-1][0])
         except FileNotFoundError:
             continue
         except (OSError, JournalError) as error:

@@ -157,7 +157,8 @@ def _check(options: argparse.Namespace) -> int:
     data_dir = existing_data_dir(options)
     summaries = _summaries(data_dir, options.fleet_url)
     paths = list_stores(data_dir)
-    vm_ids = options.vms or sorted(paths.keys() | (summaries() if summaries else {}).keys())
+    mine = summaries()[0] if summaries else {}
+    vm_ids = options.vms or sorted(paths.keys() | mine.keys())
     problems: dict[str, list[str]] = {}
     with _progress("stores checked") as progress:
         for index, vm_id in enumerate(vm_ids):
@@ -178,35 +179,47 @@ def _check(options: argparse.Namespace) -> int:
     return 0 if report.is_sound else EXIT_FAILED
 
 
-def _summaries(data_dir: Path, fleet_url: str | None) -> Callable[[], dict[str, int]] | None:
-    """Reads the newest row of each VM as the fleet database has it; None where there is no such database."""
+_Summaries = Callable[[], tuple[dict[str, int], set[str]]]
+
+
+def _summaries(data_dir: Path, fleet_url: str | None) -> _Summaries | None:
+    """Reads what the fleet database has: the newest row of each VM at home here, and the VMs at home elsewhere.
+
+    None where there is no such database.
+    """
     import sqlalchemy as sa  # noqa: PLC0415
 
     from aggregator.fleet import vm_summary  # noqa: PLC0415
     from aggregator.fleet_db import FILE_NAME, open_fleet_read_only, reading  # noqa: PLC0415
+    from aggregator.node_name import NODE_FILE_NAME  # noqa: PLC0415
 
     if fleet_url is None and not (data_dir / FILE_NAME).exists():
         return None
     engine = open_fleet_read_only(fleet_url, data_dir)
+    name = data_dir / NODE_FILE_NAME
+    here = {"", name.read_text(encoding="utf-8").strip() if name.exists() else ""}
 
-    def read() -> dict[str, int]:
+    def read() -> tuple[dict[str, int], set[str]]:
+        columns = (vm_summary.c.vm_id, vm_summary.c.newest_s, vm_summary.c.node)
         with reading(engine) as connection:
-            rows = connection.execute(sa.select(vm_summary.c.vm_id, vm_summary.c.newest_s)).all()
+            rows = connection.execute(sa.select(*columns)).all()
         engine.dispose()
-        return {row[0]: row[1] for row in rows}
+        mine = {vm_id: newest_s for vm_id, newest_s, node in rows if node in here}
+        return mine, {vm_id for vm_id, _, node in rows if node not in here}
 
     return read
 
 
-def _summary_problems(data_dir: Path, vm_ids: list[str], read: Callable[[], dict[str, int]]) -> dict[str, str]:
-    from aggregator.check import verify_summaries  # noqa: PLC0415
+def _summary_problems(data_dir: Path, vm_ids: list[str], read: _Summaries) -> dict[str, str]:
+    from aggregator.check import newest_in_journal, verify_summaries  # noqa: PLC0415
     from aggregator.pending import PendingSummaries  # noqa: PLC0415
 
     return verify_summaries(
         data_dir,
         vm_ids,
-        read_summaries=read,
-        read_owed=lambda: PendingSummaries(data_dir / "summaries.pending").vm_ids,
+        read_summaries=lambda: read()[0],
+        read_owed=lambda: PendingSummaries(data_dir / "summaries.pending").vm_ids | read()[1],
+        read_journal=lambda: newest_in_journal(data_dir / "journal"),
         pause=lambda: time.sleep(_LOOK_AGAIN_S),
     )
 

@@ -17,6 +17,7 @@ from aggregator.check import (
     JournalFacts,
     compare_summaries,
     list_stores,
+    newest_in_journal,
     read_facts,
     verify_journal,
     verify_store,
@@ -217,6 +218,21 @@ def test_a_flush_between_two_looks_is_no_problem() -> None:
     assert VM in compare_summaries({VM: 60}, {VM: 240}, {VM: 180}, owed=())
 
 
+def test_a_row_that_waits_in_the_journal_is_no_problem() -> None:
+    """The fleet database may know of a row whose turn to be stored has not come; of none that is nowhere."""
+    assert compare_summaries({VM: 60}, {VM: 240}, {VM: 180}, owed=(), journal={VM: 240}) == {}
+    assert compare_summaries({VM: None}, {VM: 240}, {VM: None}, owed=(), journal={VM: 240}) == {}
+    assert VM in compare_summaries({VM: 60}, {VM: 300}, {VM: 180}, owed=(), journal={VM: 240})
+
+
+def test_the_newest_row_of_each_vm_in_the_journal(tmp_path: Path) -> None:
+    """Of all segments; a damaged one tells what it can, and no journal tells nothing."""
+    (tmp_path / segment_name(1)).write_bytes(segment(packed_row(START_S), packed_row(START_S + 120)))
+    (tmp_path / segment_name(2)).write_bytes(segment(packed_row(START_S + 60)) + b"torn")
+    assert newest_in_journal(tmp_path) == {VM: START_S + 120}
+    assert newest_in_journal(tmp_path / "journal") == {}
+
+
 def test_a_doubtful_summary_is_looked_at_again(tmp_path: Path, path: Path) -> None:
     """A flush that has written the store but not yet the summary is given its time; what stays wrong is named."""
     newest_s = START_S + 270 * 60
@@ -229,7 +245,12 @@ def test_a_doubtful_summary_is_looked_at_again(tmp_path: Path, path: Path) -> No
 
     def verify() -> dict[str, str]:
         return verify_summaries(
-            tmp_path, [VM, "vm-9"], read_summaries=lambda: summaries, read_owed=frozenset, pause=pause
+            tmp_path,
+            [VM, "vm-9"],
+            read_summaries=lambda: summaries,
+            read_owed=frozenset,
+            read_journal=dict,
+            pause=pause,
         )
 
     assert list(verify()) == ["vm-9"]
