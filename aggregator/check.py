@@ -20,7 +20,7 @@ from aggregator.journal_format import JournalError, SegmentScanner, segment_numb
 from aggregator.record import RecordError, decode_record
 from aggregator.store_files import as_store_error, connect_read_only, store_path
 from aggregator.store_rows import count_rows, ends_of_rows
-from aggregator.store_verify import problems_of
+from aggregator.store_verify import has_checks, problems_of
 
 _MOST_PROBLEMS = 20  # of one store; the rest is counted
 _READ_BYTES = 1 << 20
@@ -114,7 +114,7 @@ def verify_store(path: Path, vm_id: str, *, quick: bool = False) -> list[str]:
             connection.execute("BEGIN")
             problems.extend(_verify_file(connection, vm_id))
             # A store of schema 1 has no sums; the next flush of its VM brings it to this program's schema.
-            if not problems and connection.execute("PRAGMA user_version").fetchone()[0] == store_schema.SCHEMA_VERSION:
+            if not problems and has_checks(connection):
                 problems.extend(problems_of(connection))
                 if not problems and not quick:
                     problems.extend(content_problems(connection, vm_id))

@@ -21,6 +21,7 @@ Packed = tuple[int, bytes]  # the number of an hour and its rows
 LAST_HOUR = 1 << 50
 _HOURS_AT_A_TIME = 168  # of minutes: 10,000 rows; bounds memory where raw rows are kept for a year
 _ROWS_AT_A_TIME = 4096
+_NO_ROWS: Ints = np.zeros((0, len(SAMPLE_COLUMNS)), np.int64)
 _PACKED_SINCE = 3
 # A table without indices but its key: to name the columns costs more than to read them.
 _SELECT = "SELECT * FROM rows WHERE hour_s BETWEEN ? AND ? ORDER BY hour_s"
@@ -91,10 +92,15 @@ def read_rows(connection: sqlite3.Connection, first: int = -LAST_HOUR, last: int
         yield from read_samples_table(connection, first, last)
 
 
+def rows_between(connection: sqlite3.Connection, first: int, last: int) -> Ints:
+    """The same as one table."""
+    return np.concatenate([_NO_ROWS, *read_rows(connection, first, last)])
+
+
 def read_samples_table(connection: sqlite3.Connection, first: int, last: int) -> Iterator[Ints]:
     """The same of a store of before schema 3."""
     cursor = connection.execute(_SELECT_SAMPLES, (first * HOUR_S, (last + 1) * HOUR_S))
-    held = np.zeros((0, len(SAMPLE_COLUMNS)), np.int64)
+    held = _NO_ROWS
     while found := cursor.fetchmany(_ROWS_AT_A_TIME):
         table = np.frombuffer(packed("sample", found), "<i8").reshape(len(found), len(SAMPLE_COLUMNS))
         table = np.concatenate((held, table))

@@ -16,7 +16,7 @@ from aggregator.histogram import Ints
 from aggregator.rollup import ABSENT
 from aggregator.rows import NAN, ROW, SAMPLE_COLUMNS
 from aggregator.store_files import connect_read_only, store_path
-from aggregator.store_rows import delete_rows, packed_hours, read_rows, write_packed
+from aggregator.store_rows import LAST_HOUR, delete_rows, packed_hours, rows_between, write_packed
 from aggregator.store_verify import write_checks
 from aggregator.summary import METRICS, ChunkResult, Taken, WorkerSettings
 from aggregator.worker import FlushWorker
@@ -145,7 +145,7 @@ def change_in(connection: sqlite3.Connection, statement: str, *values: object) -
 
 def table_in(connection: sqlite3.Connection) -> Ints:
     """All raw rows."""
-    return np.concatenate([table_of([]), *read_rows(connection)])
+    return rows_between(connection, -LAST_HOUR, LAST_HOUR)
 
 
 def contents_of(path: Path, tables: Iterable[str]) -> dict[str, list[tuple[object, ...]]]:

@@ -14,9 +14,10 @@ from aggregator import store_schema
 from aggregator.check import read_facts, verify_store
 from aggregator.rows import SAMPLE_COLUMNS
 from aggregator.series import Span
-from aggregator.store_files import connect_read_only, read_samples
+from aggregator.store_files import StoreError, connect_read_only, read_samples
 from aggregator.store_series import read_series
 from aggregator.worker import FlushWorker
+from aggregator.worker_join import PartJoiner
 from bench.raw_rows import raw_rows
 from tests.aggregator.store_fakes import (
     DAY_S,
@@ -129,6 +130,18 @@ def test_row_17_a_row_that_changes_after_the_migration_is_found(tmp_path: Path, 
     assert "hour 2023-11-13T00:00Z" in result.lost_stores[VM].why
 
 
+@pytest.mark.parametrize("sets", ["cpu_busy = cpu_busy + 1", "ts = ts + 1", "users = NULL"])
+def test_row_17_a_store_of_schema_2_is_checked_as_it_is(tmp_path: Path, sets: str) -> None:
+    """A VM that has fallen silent is never migrated: its store is held against its sums all the same."""
+    path = as_schema(fill(tmp_path, VM, ROWS), 2)
+    assert verify_store(path, VM) == []
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute(f"UPDATE sample SET {sets} WHERE ts = ?", (START_S + 600,))
+    assert "rows: hour 2023-11-13T00:00Z: its rows are not those that were written" in verify_store(path, VM)
+    with pytest.raises(StoreError, match="2023-11-13T00:00Z"):
+        read_samples(path, START_S, START_S + 60)
+
+
 def test_row_17_what_was_changed_before_the_migration_is_found(tmp_path: Path) -> None:
     """Packing rows takes none of them for right: the sums of schema 2 go on, and the hour is named."""
     path = as_schema(fill(tmp_path, VM, ROWS), 2)
@@ -138,6 +151,17 @@ def test_row_17_what_was_changed_before_the_migration_is_found(tmp_path: Path) -
     result = flush(FlushWorker(settings(tmp_path)), share(VM, NEWS, verify=True))
     assert "rows: hour 2023-11-13T00:00Z" in result.lost_stores[VM].why
     assert damaged != path.read_bytes()
+
+
+def test_a_part_of_an_old_schema_is_joined(tmp_path: Path, version: int) -> None:
+    """Nodes are upgraded one after the other: what an older one holds of a VM is taken in as it is."""
+    part = as_schema(fill(tmp_path / "other", VM, ROWS), version)
+    home = fill(tmp_path / "home", VM, NEWS)
+    joined = PartJoiner(settings(tmp_path / "home")).join(VM, "other", part.read_bytes(), had_history=True)
+    assert (joined.problem, joined.inserted, joined.conflicts) == (None, MINUTES, 0)
+    assert verify_store(home, VM) == []
+    twin = fill(tmp_path / "twin", VM, ROWS + NEWS)
+    assert contents(home)["sample"] == contents(twin)["sample"]
 
 
 def test_rows_that_no_writer_made_are_packed_as_they_are(tmp_path: Path) -> None:
