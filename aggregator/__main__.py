@@ -28,7 +28,7 @@ _EXAMPLES = """examples:
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    from aggregator import inventory_cli, nodes_cli, stores_cli, token_cli, vms_cli
+    from aggregator import inventory_cli, nodes_cli, rows_cli, stores_cli, token_cli, vms_cli
     from aggregator.config import AggregatorConfig, option_name
 
     parser = argparse.ArgumentParser(
@@ -51,6 +51,7 @@ def build_parser() -> argparse.ArgumentParser:
     inventory_cli.add_parsers(subparsers)
     vms_cli.add_parsers(subparsers)
     stores_cli.add_parsers(subparsers)
+    rows_cli.add_parsers(subparsers)
     nodes_cli.add_parsers(subparsers)
     return parser
 

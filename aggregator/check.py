@@ -19,14 +19,12 @@ from aggregator.check_content import content_problems
 from aggregator.journal_format import JournalError, SegmentScanner, segment_number
 from aggregator.record import RecordError, decode_record
 from aggregator.store_files import as_store_error, connect_read_only, store_path
-from aggregator.store_verify import problems_of
+from aggregator.store_rows import count_rows, ends_of_rows
+from aggregator.store_verify import has_checks, problems_of
 
 _MOST_PROBLEMS = 20  # of one store; the rest is counted
 _READ_BYTES = 1 << 20
-_SELECT_FACTS = (
-    "SELECT (SELECT count(*) FROM sample), (SELECT min(ts) FROM sample), (SELECT max(ts) FROM sample), "
-    "(SELECT count(*) FROM hour), conflicts, replaced_s, vm_id FROM store WHERE id = 1"
-)
+_SELECT_FACTS = "SELECT (SELECT count(*) FROM hour), conflicts, replaced_s, vm_id FROM store WHERE id = 1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +79,9 @@ def read_facts(path: Path, vm_id: str) -> StoreFacts:
     try:
         with closing(connect_read_only(path)) as connection:
             connection.execute("BEGIN")
-            rows, first_s, newest_s, hours, conflicts, replaced_s, _ = _facts_row(connection)
+            hours, conflicts, replaced_s, _ = _facts_row(connection)
+            rows = count_rows(connection)
+            first_s, newest_s = ends_of_rows(connection) or (None, None)
             version = connection.execute("PRAGMA user_version").fetchone()[0]
         size_bytes = path.stat().st_size
     except (sqlite3.Error, OSError, ValueError) as error:
@@ -114,7 +114,7 @@ def verify_store(path: Path, vm_id: str, *, quick: bool = False) -> list[str]:
             connection.execute("BEGIN")
             problems.extend(_verify_file(connection, vm_id))
             # A store of schema 1 has no sums; the next flush of its VM brings it to this program's schema.
-            if not problems and connection.execute("PRAGMA user_version").fetchone()[0] == store_schema.SCHEMA_VERSION:
+            if not problems and has_checks(connection):
                 problems.extend(problems_of(connection))
                 if not problems and not quick:
                     problems.extend(content_problems(connection, vm_id))
@@ -124,9 +124,8 @@ def verify_store(path: Path, vm_id: str, *, quick: bool = False) -> list[str]:
     return problems if surplus <= 0 else [*problems[:_MOST_PROBLEMS], f"and {surplus} more problems"]
 
 
-def _facts_row(connection: sqlite3.Connection) -> tuple[int, int | None, int | None, int, int, int | None, str | None]:
-    found: tuple[int, int | None, int | None, int, int, int | None, str | None] | None
-    found = connection.execute(_SELECT_FACTS).fetchone()
+def _facts_row(connection: sqlite3.Connection) -> tuple[int, int, int | None, str | None]:
+    found: tuple[int, int, int | None, str | None] | None = connection.execute(_SELECT_FACTS).fetchone()
     if found is None:
         raise ValueError("its table `store` is empty")
     return found
@@ -149,9 +148,9 @@ def newest_in_store(path: Path) -> int | None:
     """`ts` of a store's newest row; None without rows or where the store cannot be read."""
     try:
         with closing(connect_read_only(path)) as connection:
-            newest_s: int | None = connection.execute("SELECT max(ts) FROM sample").fetchone()[0]
-            return newest_s
-    except sqlite3.Error:
+            ends = ends_of_rows(connection)
+            return None if ends is None else ends[1]
+    except (sqlite3.Error, ValueError):
         return None
 
 

@@ -13,6 +13,7 @@ from aggregator.rollup import Hour
 from aggregator.store import Store
 from aggregator.store_checks import hour_name
 from aggregator.store_hours import HOUR_COLUMNS, gaps_of
+from aggregator.store_rows import ends_of_rows, rows_between
 from aggregator.summary import METRICS
 from aggregator.windows import DAILY_DAYS, Windows, rebuild
 
@@ -24,14 +25,15 @@ HourCells = Mapping[str, int | None]
 
 def content_problems(connection: sqlite3.Connection, vm_id: str) -> Iterator[str]:
     """How hours and windows differ from what they are made of. Raises ValueError: a part cannot be read at all."""
-    first_s, newest_s = connection.execute("SELECT min(ts), max(ts) FROM sample").fetchone()
-    if first_s is None or newest_s is None:
+    rows_from_to = ends_of_rows(connection)
+    if rows_from_to is None:
         return
+    first_s, newest_s = rows_from_to
     store = Store.over(connection, vm_id)
     open_hour = (newest_s - 1) // 3600
     for begin in range((first_s - 1) // 3600, open_hour + 1, _HOURS_AT_A_TIME):
         last = min(begin + _HOURS_AT_A_TIME - 1, open_hour)
-        table = store.rows_of_hours(range(begin, last + 1))
+        table = rows_between(connection, begin, last)
         expected = {hour.number: hour for _, hour in rollup.roll_up(np.zeros(len(table), np.int64), table)}
         rows = connection.execute(_SELECT_HOURS, (begin * 3600, last * 3600)).fetchall()
         cells = {row[0] // 3600: dict(zip(HOUR_COLUMNS, row, strict=True)) for row in rows}

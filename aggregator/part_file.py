@@ -16,7 +16,7 @@ from aggregator.store_files import StoreError, as_store_error, connect_read_only
 from aggregator.summary import Summary
 from aggregator.tokens import sync_directory
 
-MAX_PART_BYTES = 64 << 20  # a year of raw rows has 40 MiB
+MAX_PART_BYTES = 64 << 20  # a year of raw rows has 40 MiB before schema 3, then 15
 _MARK_CHARS = 32
 
 

@@ -12,22 +12,18 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, Self
 
-from aggregator import store_hours, store_schema, store_verify
+from aggregator import store_hours, store_rows, store_schema, store_verify
 from aggregator.histogram import Ints
-from aggregator.rollup import ABSENT, Hour
+from aggregator.rollup import Hour
 from aggregator.rows import SAMPLE_COLUMNS
 from aggregator.store_checks import sum_of_crcs
-from aggregator.store_files import SELECT_SAMPLES, StoreError, as_store_error
-from aggregator.store_hours import Cells, HourChecks
+from aggregator.store_files import StoreError, as_store_error
+from aggregator.store_hours import HourChecks
 from aggregator.store_row import read_row, write_row
+from aggregator.store_rows import Packed
 from aggregator.windows import Windows, reach_hours
 
-# Tables are written in the order of their columns: matching 20 names costs more than binding 20 values.
-_INSERT_SAMPLE = f"INSERT OR IGNORE INTO sample VALUES ({', '.join('?' * len(SAMPLE_COLUMNS))})"
-_SELECT_FORGOTTEN = (
-    "SELECT hour_s FROM hour WHERE hour_s BETWEEN ? AND ? "
-    "AND NOT EXISTS (SELECT 1 FROM sample WHERE ts > hour_s AND ts <= hour_s + 3600)"
-)
+_SELECT_FORGOTTEN = "SELECT hour_s FROM hour WHERE hour_s BETWEEN ? AND ? AND hour_s NOT IN (SELECT hour_s FROM rows)"
 
 
 class Facts(NamedTuple):
@@ -115,48 +111,31 @@ class Store:
         store_verify.verify(self._connection)
 
     def checks(self, hours: Iterable[int]) -> dict[int, HourChecks]:
-        """What those of these hours that there are keep to be verified by."""
+        """What those of these hours that there are keep to be verified by; the open one is held against its CRC."""
         cells = self._ends.open_cells
         if cells is None:
             return {}
         newest = cells[0] // 3600
         older = [hour for hour in hours if hour < newest]
         found = store_hours.read_checks(self._connection, older) if older else {}
+        store_hours.verify_cells(cells)
         # It is open, so it has no histogram.
         return {**found, newest: store_hours.checks_of(cells)}
 
-    def open_cells_before(self, ts: int) -> Cells | None:
-        """The open hour, if a row of `ts` comes after all rows and its sum of hashes is known: rows can be added to it
-        unread."""
-        newest_ts, cells = self._ends.newest_ts, self._ends.open_cells
-        if cells is None or newest_ts is None or ts <= newest_ts:
-            return None
-        if store_hours.checks_of(cells).rows_hash is None:
-            return None
-        store_hours.verify_cells(cells)
-        return cells
+    def packed_rows(self, hours: Iterable[int]) -> list[Packed]:
+        """Raw rows of those of the given hours that have any, rising: neither unpacked nor held against `checks`."""
+        found: list[Packed] = []
+        for first, last in _runs(hours):
+            found += store_rows.read_packed(self._connection, first, last)
+        return found
 
     def rows_of_hours(self, hours: Iterable[int]) -> Ints:
-        """Raw rows of the given hours, by rising ts, as they are: not yet held against `checks`."""
-        found: list[tuple[int, ...]] = []
-        for first, last in _runs(hours):
-            found += self._connection.execute(store_verify.SELECT_ROWS, (first * 3600, (last + 1) * 3600)).fetchall()
-        return store_verify.as_table(found)
+        """Raw rows of the given hours, by rising ts: not yet held against `checks`. Raises DamagedError."""
+        return store_rows.unpacked(self.packed_rows(hours))
 
-    def insert(self, table: Ints) -> int:
-        """Adds rows whose ts is new; returns how many were."""
-        rows = table.tolist()
-        if (table == ABSENT).any():
-            rows = [[None if value == ABSENT else value for value in row] for row in rows]
-        return self._connection.executemany(_INSERT_SAMPLE, rows).rowcount
-
-    def differing(self, table: Ints) -> int:
-        """How many of these rows differ from the stored row of the same ts."""
-        count = 0
-        for row in table.tolist():
-            stored = self._connection.execute(SELECT_SAMPLES, (row[0], row[0])).fetchone()
-            count += stored != tuple(None if value == ABSENT else value for value in row)
-        return count
+    def save_rows(self, hours: Mapping[int, bytes]) -> None:
+        """Puts packed rows in the place of those that their hours had."""
+        store_rows.write_packed(self._connection, hours)
 
     def add_conflicts(self, conflicts: int) -> None:
         """Adds to the number of refused samples."""
@@ -234,12 +213,8 @@ class Store:
 
     def newest_row(self) -> dict[str, int] | None:
         """The newest sample by column, ABSENT where not measured, or None."""
-        found = self._connection.execute(
-            f"SELECT {', '.join(SAMPLE_COLUMNS)} FROM sample ORDER BY ts DESC LIMIT 1"
-        ).fetchone()
-        if found is None:
-            return None
-        return {name: ABSENT if value is None else value for name, value in zip(SAMPLE_COLUMNS, found, strict=True)}
+        found = store_rows.newest_row(self._connection)
+        return None if found is None else dict(zip(SAMPLE_COLUMNS, found.tolist(), strict=True))
 
     def facts(self) -> Facts:
         """What the store said of itself as a whole when it was opened."""
@@ -253,7 +228,7 @@ class Store:
         yet finds its hour gone."""
         limits = (int(limit_s) // 3600 * 3600 - 3600 for limit_s in (raw_s, histograms_s, hours_s))
         raw, histograms, hours = limits
-        self._connection.execute("DELETE FROM sample WHERE ts <= ?", (raw,))
+        self._connection.execute("DELETE FROM rows WHERE hour_s <= ?", (raw - 3600,))
         row = self._row
         self._row = row._replace(
             raw_from_s=max(raw, row.raw_from_s or 0),

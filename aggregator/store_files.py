@@ -8,13 +8,13 @@ import sqlite3
 from pathlib import Path
 from urllib.parse import quote
 
-from aggregator.rows import SAMPLE_COLUMNS, dequantise
-from aggregator.store_verify import verify_rows
+from aggregator.rollup import ABSENT
+from aggregator.rows import dequantise
+from aggregator.store_verify import verified_rows
 
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _PIECE_BYTES = 1 << 20
 _NEEDS_RECOVERY = (sqlite3.SQLITE_READONLY_ROLLBACK, sqlite3.SQLITE_READONLY_RECOVERY)
-SELECT_SAMPLES = f"SELECT {', '.join(SAMPLE_COLUMNS)} FROM sample WHERE ts >= ? AND ts <= ? ORDER BY ts"
 
 
 class StoreError(Exception):
@@ -101,9 +101,9 @@ def read_samples(path: Path, from_s: int, to_s: int) -> list[dict[str, float | i
         try:
             # One snapshot: a flush that adds rows changes their sums too.
             connection.execute("BEGIN")
-            verify_rows(connection, from_s - 1, to_s)
-            return [dequantise(row) for row in connection.execute(SELECT_SAMPLES, (from_s, to_s))]
+            rows = [row for table in verified_rows(connection, from_s - 1, to_s) for row in table.tolist()]
         finally:
             connection.close()
     except (sqlite3.Error, ValueError) as error:
         raise as_store_error(error) from error
+    return [dequantise([None if cell == ABSENT else cell for cell in row]) for row in rows]

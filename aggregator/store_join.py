@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from aggregator import store_hours, store_schema, store_verify
+from aggregator import store_hours, store_rows, store_schema, store_verify
 from aggregator.histogram import encode_bins
 from aggregator.store import Store
 from aggregator.store_checks import DamagedError, crc_of_body, sum_of_crcs
@@ -83,10 +83,7 @@ class JoiningStore(Store):
         covered = self._connection.execute(
             "SELECT hour_s / 3600, covered_s FROM hour WHERE hour_s BETWEEN ? AND ?", span
         )
-        rows = self._connection.execute(
-            "SELECT DISTINCT (ts - 1) / 3600 FROM sample WHERE ts > ? AND ts <= ? + 3600", span
-        )
-        return Outline(dict(covered.fetchall()), {hour for (hour,) in rows})
+        return Outline(dict(covered.fetchall()), store_rows.hours_with_rows(self._connection, first, last))
 
     @property
     def replaced_s(self) -> int | None:
@@ -100,8 +97,7 @@ class JoiningStore(Store):
 
     def delete_rows(self, hours: Iterable[int]) -> None:
         """Deletes the raw rows of these hours; the hours stay."""
-        spans = [(hour * 3600, (hour + 1) * 3600) for hour in hours]
-        self._connection.executemany("DELETE FROM sample WHERE ts > ? AND ts <= ?", spans)
+        store_rows.delete_rows(self._connection, hours)
 
     def without_rows(self, hours: Collection[int]) -> None:
         """Notes that raw rows of these hours, and of any before, may be gone."""

@@ -10,10 +10,7 @@ from aggregator.store_hours import CELL_COUNT, SELECT_OPEN, Cells
 
 _COLUMNS = ("conflicts", "replaced_s", "vm_id", "raw_from_s", "hours_sum", "histograms_sum")
 # With the ends of the other tables: each statement costs a flush more than what it reads.
-_SELECT = (
-    f"SELECT {', '.join(_COLUMNS)}, crc, (SELECT max(ts) FROM sample), (SELECT min(hour_s) FROM hour) "
-    "FROM store WHERE id = 1"
-)
+_SELECT = f"SELECT {', '.join(_COLUMNS)}, crc, (SELECT min(hour_s) FROM hour) FROM store WHERE id = 1"
 _CRC = len(_COLUMNS)
 _UPDATE = f"UPDATE store SET {', '.join(f'{name} = ?' for name in _COLUMNS)}, crc = ? WHERE id = 1"
 
@@ -41,12 +38,10 @@ class Ends(NamedTuple):
     """Where the tables of a store begin and end; None of one without rows.
 
     Attributes:
-        newest_ts: of the raw rows.
         oldest_hour_s: of the hours.
         open_cells: the newest hour, not yet held against its CRC.
     """
 
-    newest_ts: int | None
     oldest_hour_s: int | None
     open_cells: Cells | None
 
@@ -64,11 +59,11 @@ def read_row(connection: sqlite3.Connection) -> tuple[StoreRow, Ends]:
     cells = found[:_CRC]
     if crc_of_cells(cells) != found[_CRC]:
         raise DamagedError("store: its row is not what was written")
-    newest_ts, oldest_hour_s = found[_CRC + 1 :]
+    (oldest_hour_s,) = found[_CRC + 1 :]
     open_cells = None if oldest_hour_s is None else connection.execute(SELECT_OPEN).fetchone()
     if open_cells and (len(open_cells) != CELL_COUNT or not isinstance(open_cells[0], int)):
         raise DamagedError("hour: its columns are not those that were made")
-    return StoreRow(*cells), Ends(newest_ts, oldest_hour_s, open_cells)
+    return StoreRow(*cells), Ends(oldest_hour_s, open_cells)
 
 
 def write_row(connection: sqlite3.Connection, row: StoreRow) -> None:

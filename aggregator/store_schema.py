@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import sqlite3
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from sqlite_utils import Database, Migrations
 
 from aggregator.rows import SAMPLE_COLUMNS
 from aggregator.store_hours import HOUR_COLUMNS
+from aggregator.store_rows import pack_samples
 from aggregator.store_verify import write_checks
 
-SCHEMA_VERSION = 2
-READABLE = (1, SCHEMA_VERSION)  # without being migrated, by those who only read
+SCHEMA_VERSION = 3
+READABLE = (1, 2, SCHEMA_VERSION)  # without being migrated, by those who only read
 
 migrations = Migrations("fallow.store")
 
@@ -56,6 +58,16 @@ def _checks(db: Database) -> None:
     write_checks(db.conn)
 
 
+@migrations(name="0003_packed_rows")
+def _packed_rows(db: Database) -> None:
+    """Raw rows, an hour of them packed in each row of a table."""
+    db.table("rows").create({"hour_s": int, "body": bytes}, pk="hour_s", not_null={"body"}, strict=True)
+    pack_samples(db.conn)
+    db.table("sample").drop()
+    # Readers choose their tables by it.
+    db.conn.execute("PRAGMA user_version = 3")
+
+
 def migrate(connection: sqlite3.Connection) -> None:
     """Brings a store to SCHEMA_VERSION. Raises ValueError: the store is newer than this program."""
     version = connection.execute("PRAGMA user_version").fetchone()[0]
@@ -63,6 +75,16 @@ def migrate(connection: sqlite3.Connection) -> None:
         raise ValueError(f"the store has schema {version}, newer than this program's {SCHEMA_VERSION}")
     migrations.apply(Database(connection))
     connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+    if version:
+        _shrink(connection)
+
+
+def _shrink(connection: sqlite3.Connection) -> None:
+    """Gives back what a migration left free: packed rows take a quarter of what they took."""
+    connection.execute("PRAGMA temp_store = MEMORY")
+    # A full disk: the store is whole and only larger than it might be.
+    with suppress(sqlite3.OperationalError):
+        connection.execute("VACUUM")
 
 
 def columns(connection: sqlite3.Connection) -> frozenset[tuple[str, ...]]:

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from aggregator.histogram import Floats
+from aggregator.histogram import Floats, Ints
+from aggregator.rollup import ABSENT
+from aggregator.rows import SAMPLE_COLUMNS
 from aggregator.series import (
     HOUR_S,
     METRIC_OF,
@@ -22,14 +24,12 @@ from aggregator.series import (
     rows_of_samples,
 )
 from aggregator.store_files import as_store_error, connect_read_only
-from aggregator.store_verify import verify_hours, verify_rows
+from aggregator.store_rows import ends_of_rows
+from aggregator.store_verify import verified_rows, verify_hours
 
-_ROWS_AT_A_TIME = 4096  # numpy keeps the interpreter to itself while it converts them
+_HOURS_AT_A_TIME = 4096  # numpy keeps the interpreter to itself while it converts them
 _ROW_QUANTA = np.array([1.0, 1.0, *(field.unit.quantum for field in READ_FIELDS)])
-_SELECT_ROWS = (
-    f"SELECT ts, interval_s, {', '.join(field.column for field in READ_FIELDS)} "
-    "FROM sample WHERE ts > ? AND ts <= ? ORDER BY ts"
-)
+_ROW_COLUMNS = [SAMPLE_COLUMNS.index(name) for name in ("ts", "interval_s", *(field.column for field in READ_FIELDS))]
 _METRICS = tuple(METRIC_OF.values())
 _KEPT = [SERIES.index(name) for name in METRIC_OF]
 _HOUR_QUANTA = np.array([metric.quantum for metric in _METRICS])
@@ -44,8 +44,7 @@ _SELECT_HOURS = (
         f"iif({metric.name}_sum IS NULL, 0, ifnull(json_extract(gaps, '$.{metric.name}'), covered_s))"
         for metric in _METRICS
     )
-    + " FROM hour WHERE hour_s > ? AND hour_s < ? AND hour_s < ifnull((SELECT (min(ts) - 1) / 3600 * 3600 FROM sample),"
-    " ?)"
+    + " FROM hour WHERE hour_s > ? AND hour_s < ? AND hour_s < ?"
 )
 
 
@@ -72,21 +71,28 @@ def _read(path: Path, span: Span) -> tuple[Floats, Hours]:
             # One snapshot: rows that a flush deletes meanwhile are still there.
             connection.execute("BEGIN")
             verify_hours(connection, span.from_s - HOUR_S, span.to_s)
-            verify_rows(connection, span.from_s, span.to_s)
-            found = connection.execute(_SELECT_HOURS, (span.from_s - HOUR_S, span.to_s, span.to_s))
+            rows = [_floats(table) for table in verified_rows(connection, span.from_s, span.to_s)]
+            ends = ends_of_rows(connection)
+            raw_from_s = span.to_s if ends is None else (ends[0] - 1) // HOUR_S * HOUR_S
+            found = connection.execute(_SELECT_HOURS, (span.from_s - HOUR_S, span.to_s, raw_from_s))
             hours = _hours(_table(found, 1 + 3 * len(_METRICS)))
-            rows = _table(connection.execute(_SELECT_ROWS, (span.from_s, span.to_s)), ROW_CELLS)
         finally:
             connection.close()
     except (sqlite3.Error, ValueError) as error:
         raise as_store_error(error) from error
-    return rows * _ROW_QUANTA, hours
+    return np.concatenate([np.zeros((0, ROW_CELLS)), *rows]), hours
+
+
+def _floats(table: Ints) -> Floats:
+    """Raw rows as (n, ROW_CELLS) in units of the wire, NaN for what was not measured."""
+    cells = table[:, _ROW_COLUMNS]
+    return np.where(cells == ABSENT, np.nan, cells * _ROW_QUANTA)
 
 
 def _table(cursor: sqlite3.Cursor, columns: int) -> Floats:
     """(n, columns), NaN for NULL. Raises ValueError: a cell is no number."""
     parts = [np.zeros((0, columns))]
-    while found := cursor.fetchmany(_ROWS_AT_A_TIME):
+    while found := cursor.fetchmany(_HOURS_AT_A_TIME):
         parts.append(np.array(found, np.float64))
     return np.concatenate(parts)
 

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
 
 import numpy as np
 
 from aggregator.histogram import Ints
-from aggregator.rollup import ABSENT
-from aggregator.rows import SAMPLE_COLUMNS
 from aggregator.store_checks import (
     DamagedError,
-    added,
     crc_of_body,
     crc_of_hour,
     hour_name,
@@ -23,19 +19,11 @@ from aggregator.store_checks import (
 )
 from aggregator.store_hours import SELECT_CELLS, numbers_of, verify_cells, verify_histogram
 from aggregator.store_row import StoreRow, read_row, write_row
+from aggregator.store_rows import LAST_HOUR, read_rows, read_samples_table
 from aggregator.windows import Windows
 
-_ROWS_AT_A_TIME = 4096  # bounds memory where raw rows are kept for a year
 _LAST_S = 1 << 62
-# NULL where there must be a number stays one, so that it shows.
-_CELLS = ", ".join(name if name in ("ts", "interval_s") else f"ifnull({name}, {ABSENT})" for name in SAMPLE_COLUMNS)
-SELECT_ROWS = f"SELECT {_CELLS} FROM sample WHERE ts > ? AND ts <= ? ORDER BY ts"
 _SELECT_HASHES = "SELECT hour_s / 3600, rows_hash FROM hour WHERE hour_s >= ? AND hour_s < ?"
-
-
-def as_table(found: list[Any]) -> Ints:
-    """Rows of `SELECT_ROWS` as (n, len(SAMPLE_COLUMNS)). Raises DamagedError: a cell is no whole number."""
-    return np.frombuffer(packed("sample", found), "<i8").reshape(len(found), len(SAMPLE_COLUMNS))
 
 
 def row_problems(
@@ -50,28 +38,36 @@ def row_problems(
     """
     for hour in sorted(sums.keys() | hashes.keys()):
         if hour not in hashes:
-            yield hour, f"sample: hour {hour_name(hour)}: rows of an hour that is not there"
+            yield hour, f"rows: hour {hour_name(hour)}: rows of an hour that is not there"
         elif hour in sums:
             if sums[hour] != hashes[hour]:
-                yield hour, f"sample: hour {hour_name(hour)}: its rows are not those that were written"
+                yield hour, f"rows: hour {hour_name(hour)}: its rows are not those that were written"
         elif hour * 3600 >= (raw_from_s or 0) and hashes[hour] is not None:
-            yield hour, f"sample: hour {hour_name(hour)}: its rows are gone"
+            yield hour, f"rows: hour {hour_name(hour)}: its rows are gone"
 
 
-def verify_rows(connection: sqlite3.Connection, from_s: int, to_s: int) -> None:
-    """Holds the raw rows of all hours that from_s < ts <= to_s touches against their sums.
+def verified_rows(connection: sqlite3.Connection, from_s: int, to_s: int) -> Iterator[Ints]:
+    """Raw rows with from_s < ts <= to_s by rising ts, in pieces. All hours that the span touches are held against their
+    sums on the way: exhaust it before anything is made of what it gives.
 
-    A store that is older than these sums passes: it has none.
+    Rows of a store that is older than these sums are given as they are.
 
     Raises: DamagedError: names the first hour that differs.
     """
-    if not has_checks(connection):
-        return
-    first = max(from_s, -_LAST_S) // 3600 * 3600
-    end = -(-min(to_s, _LAST_S) // 3600) * 3600
-    hashes = dict(connection.execute(_SELECT_HASHES, (first, end)))
-    for _, problem in row_problems(_sums(connection, first, end), hashes, read_row(connection)[0].raw_from_s):
-        raise DamagedError(problem)
+    first = max(from_s, -_LAST_S) // 3600
+    end = -(-min(to_s, _LAST_S) // 3600)
+    hashes: dict[int, int | None] | None = None
+    if has_checks(connection):
+        hashes = dict(connection.execute(_SELECT_HASHES, (first * 3600, end * 3600)))
+    sums: dict[int, int] = {}
+    for table in read_rows(connection, first, end - 1):
+        if hashes is not None:
+            sums.update(row_sums(table))
+        begin, stop = np.searchsorted(table[:, 0], (from_s, to_s), side="right")
+        yield table[begin:stop]
+    if hashes is not None:
+        for _, problem in row_problems(sums, hashes, read_row(connection)[0].raw_from_s):
+            raise DamagedError(problem)
 
 
 def verify_hours(connection: sqlite3.Connection, from_s: int, to_s: int) -> None:
@@ -110,7 +106,7 @@ def problems_of(connection: sqlite3.Connection) -> Iterator[str]:
         yield "hour: the hours are not those that were written"
     yield from _histogram_problems(connection, row)
     yield from _window_problems(connection, open_hour)
-    for _, problem in row_problems(_sums(connection, -_LAST_S, _LAST_S), hashes, row.raw_from_s):
+    for _, problem in row_problems(_sums(read_rows(connection)), hashes, row.raw_from_s):
         yield problem
 
 
@@ -137,23 +133,17 @@ def _window_problems(connection: sqlite3.Connection, open_hour: int | None) -> I
         yield "windows: the sums are not of the newest hour"
 
 
-def _sums(connection: sqlite3.Connection, after_s: int, to_s: int) -> dict[int, int]:
+def _sums(tables: Iterable[Ints]) -> dict[int, int]:
     """Hour → sum of the hashes of its raw rows."""
     sums: dict[int, int] = {}
-    for table in _pieces(connection.execute(SELECT_ROWS, (after_s, to_s))):
-        for hour, total in row_sums(table).items():
-            sums[hour] = added(sums.get(hour, 0), total)
+    for table in tables:
+        sums.update(row_sums(table))
     return sums
-
-
-def _pieces(cursor: sqlite3.Cursor) -> Iterable[Ints]:
-    while found := cursor.fetchmany(_ROWS_AT_A_TIME):
-        yield as_table(found)
 
 
 def write_checks(connection: sqlite3.Connection) -> None:
     """Gives a store that has no sums yet those of what it holds; part of a migration, so it may never change."""
-    sums = _sums(connection, -_LAST_S, _LAST_S)
+    sums = _sums(read_samples_table(connection, -LAST_HOUR, LAST_HOUR))
     hours = connection.execute(SELECT_CELLS, (-_LAST_S, _LAST_S)).fetchall()
     open_hour = max((cells[0] // 3600 for cells in hours), default=None)
     crcs = []

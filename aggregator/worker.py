@@ -15,7 +15,7 @@ import numpy as np
 
 from agent.sample import Unit
 from aggregator import rollup, store_schema
-from aggregator.chunk import Work, by_time, roll_up, split, take_hashes
+from aggregator.chunk import Work, by_time, compute, split
 from aggregator.histogram import Ints
 from aggregator.rollup import ABSENT
 from aggregator.rows import SAMPLE_COLUMNS
@@ -34,7 +34,6 @@ from aggregator.windows import DAILY_DAYS, Windows, read_figures, rebuild
 
 _FORGET_EVERY_S = 6 * 3600.0  # so that a flush seldom touches the old end of the file
 _YOUNG_HOURS = 24  # until then figures follow every flush
-_NEVER = 2**62
 _BYTES_QUANTUM = Unit.BYTES.quantum
 _MARGIN_DAYS = 2  # histograms outlive the longest window by this, so that late rows find them
 
@@ -69,8 +68,7 @@ class FlushWorker:
             except StoreError as error:
                 result.failures[share.vm_id] = str(error)
         try:
-            self._hash(works, now_s, result)
-            roll_up(works)
+            self._compute(works, now_s, result)
             done: list[tuple[Work, Windows | None, bytes | None, Summary]] = []
             inserted = duplicates = conflicts = 0
             for index in range(len(works)):
@@ -141,8 +139,7 @@ class FlushWorker:
             if not trouble.corrupt:
                 raise trouble from error
             return None
-        wrong = take_hashes([work])
-        if wrong:
+        if compute([work]):
             work.store.close()
             return None
         work.share = share
@@ -187,42 +184,11 @@ class FlushWorker:
                 touched.add(facts.newest_hour)
                 if self._needs_windows(share, facts, touched):
                     windows = self._windows(store, facts.newest_hour)
-            checks = store.checks(touched)
-            grows = None
-            if touched == {facts.newest_hour} and windows is None and len(new) and not len(repeated):
-                grows = store.open_cells_before(int(new[0, 0]))
-            # Rows that nothing is read of are verified when their hour closes.
-            stored = new[:0] if grows is not None else store.rows_of_hours(touched)
-            if not len(repeated) and (not len(stored) or not len(new) or new[0, 0] > stored[-1, 0]):
-                fresh, met_again = new, repeated
-                merged = np.concatenate((stored, fresh))
-            else:
-                known = np.isin(new[:, 0], stored[:, 0], assume_unique=True)
-                fresh, met_again = new[~known], np.concatenate((new[known], repeated))
-                merged = by_time(np.concatenate((stored, fresh)))[0]
-            store.insert(fresh)
-            conflicts = store.differing(met_again) if len(met_again) else 0
+            checks, packed = store.checks(touched), store.packed_rows(touched)
         except BaseException:
             store.close()
             raise
-        # The newest stored row is among those read: the open hour is always touched.
-        is_newest = len(fresh) > 0 and (not len(stored) or fresh[-1, 0] > stored[-1, 0])
-        return Work(
-            share=share,
-            store=store,
-            facts=facts,
-            windows=windows,
-            checks=checks,
-            grows=grows,
-            stored=stored,
-            fresh=fresh,
-            merged=merged,
-            oldest_ts=int(fresh[0, 0]) if len(fresh) else _NEVER,
-            newest=fresh[-1] if is_newest else None,
-            inserted=len(fresh),
-            duplicates=len(met_again) - conflicts,
-            conflicts=conflicts + share.conflicts,
-        )
+        return Work(share, store, facts, windows, checks, packed, new, repeated)
 
     @staticmethod
     def _needs_windows(share: Taken, facts: Facts, touched: set[int]) -> bool:
@@ -262,9 +228,10 @@ class FlushWorker:
         forgotten = store.forgotten_hours(int(hours[0]), oldest_kept)
         return new[~np.isin(hours, forgotten)] if forgotten else new
 
-    def _hash(self, works: list[Work], now_s: float, result: ChunkResult) -> None:
-        """Holds the raw rows that were read against their sums; a store where they differ gives way to a new one."""
-        for index, why in sorted(take_hashes(works).items(), reverse=True):
+    def _compute(self, works: list[Work], now_s: float, result: ChunkResult) -> None:
+        """Computes what is to be written; a store whose raw rows are not those that were written gives way to a new
+        one."""
+        for index, why in sorted(compute(works).items(), reverse=True):
             work = works[index]
             work.store.close()
             try:
@@ -275,7 +242,7 @@ class FlushWorker:
 
     def _replace_work(self, work: Work, why: str, now_s: float, lost_stores: dict[str, LostStore]) -> Work:
         anew = self._replace(work.share, rollup.quantise(work.share.rows), why, now_s, lost_stores)
-        take_hashes([anew])
+        compute([anew])
         return anew
 
     def _write_or_replace(
@@ -292,7 +259,6 @@ class FlushWorker:
             why = str(trouble)
         work.store.close()
         anew = works[index] = self._replace_work(work, why, now_s, lost_stores)
-        roll_up([anew])
         try:
             return self._write(anew, now_s, may_forget)
         except (sqlite3.Error, OSError, ValueError) as error:
@@ -316,6 +282,7 @@ class FlushWorker:
         else:
             windows = windows or Windows.empty(self._settings.windows_days, open_hour)
             evidence = self._advance(work, windows, open_hour)
+        store.save_rows(work.bodies)
         store.add_conflicts(work.conflicts)
         if work.newest is None:
             newest = store.newest_row()
@@ -331,7 +298,9 @@ class FlushWorker:
             reference_s = min(now_s, newest["ts"])
             raw_s = reference_s - self._settings.raw_retention_s
             # While none were deleted, the oldest rows are those of the oldest hour.
-            raw_from_s = oldest_hour * 3600 if facts.raw_from_s is None else min(work.oldest_ts, facts.raw_from_s)
+            raw_from_s = oldest_hour * 3600
+            if facts.raw_from_s is not None:
+                raw_from_s = min([facts.raw_from_s, *work.fresh[:1, 0].tolist()])
             if raw_from_s < raw_s - _FORGET_EVERY_S:
                 store.forget_before(
                     raw_s=raw_s,

@@ -20,6 +20,7 @@ from aggregator.rollup import Hour
 from aggregator.store_checks import DamagedError, added, row_sums
 from aggregator.store_files import as_store_error, store_path
 from aggregator.store_join import JoiningStore, change_of, open_part
+from aggregator.store_rows import packed_hours
 from aggregator.store_verify import row_problems
 from aggregator.summary import Summary, Taken, WorkerSettings
 from aggregator.windows import Windows, reach_hours, read_figures, rebuild
@@ -222,7 +223,6 @@ def _merge(
     is_known = np.isin(theirs[:, 0], mine[:, 0], assume_unique=True)
     fresh, met = theirs[~is_known], theirs[is_known]
     differing = int((mine[np.searchsorted(mine[:, 0], met[:, 0])] != met).any(axis=1).sum())
-    store.insert(fresh[~np.isin(rollup.hours_of(fresh), list(plan.rolled))])
     tally.inserted += len(fresh)
     tally.duplicates += len(met) - differing
     tally.differing += differing
@@ -230,6 +230,9 @@ def _merge(
     if was_open is not None and was_open < open_hour and was_open in hours:
         changed.add(was_open)
     table = by_time(np.concatenate((mine, fresh)))[0]
+    with_news = set(rollup.hours_of(fresh).tolist()) - plan.rolled
+    if with_news:
+        store.save_rows(packed_hours(table[np.isin(rollup.hours_of(table), list(with_news))]))
     table = table[np.isin(rollup.hours_of(table), [*changed, open_hour])]
     rolled_up = {hour.number: hour for _, hour in rollup.roll_up(np.zeros(len(table), np.int64), table)}
     tally.open_hour = rolled_up.get(open_hour, tally.open_hour)

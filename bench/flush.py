@@ -255,7 +255,7 @@ def write_templates(folder: Path, end_s: int, raw_days: int, rollup_days: int) -
 def _trim(path: Path, *, raw_s: int, rollups_s: int) -> None:
     connection = sqlite3.connect(path, isolation_level=None)
     try:
-        connection.execute("DELETE FROM sample WHERE ts <= ?", (raw_s,))
+        connection.execute("DELETE FROM rows WHERE hour_s < ?", (raw_s,))
         connection.execute("DELETE FROM hour WHERE hour_s < ?", (rollups_s,))
         connection.execute("DELETE FROM hour_histogram WHERE hour_s < ?", (rollups_s,))
         connection.execute("VACUUM")

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from aggregator.check import verify_store
-from aggregator.rows import SAMPLE_COLUMNS
 from aggregator.store_files import connect_read_only, store_path
 from bench.kill_driver import VmLedger
+from bench.raw_rows import put_samples, raw_rows
 
 
 @dataclass(slots=True)
@@ -60,12 +60,13 @@ def compare_stores(stores: Iterable[sqlite3.Connection], ledger: VmLedger, findi
     """Adds what the raw rows of one VM say that lie in these stores, of several aggregators: none may be in two."""
     right: set[int] = set()
     for store in stores:
-        rows = store.execute(f"SELECT {', '.join(SAMPLE_COLUMNS)} FROM sample ORDER BY ts").fetchall()
+        rows = raw_rows(store)
         for row in rows:
-            if row[0] in right:
+            ts = row[0] or 0
+            if ts in right:
                 findings.doubled += 1
-            elif row == ledger.row(row[0]):
-                right.add(row[0])
+            elif row == ledger.row(ts):
+                right.add(ts)
             else:
                 findings.never_sent += 1
         counted = store.execute("SELECT ifnull(sum(samples), 0) FROM hour").fetchone()[0]
@@ -89,8 +90,14 @@ _SUMMARISED = """
 
 def compare_summary(store: sqlite3.Connection, fleet: sqlite3.Connection, vm: str) -> list[str]:
     """Where a VM's summary differs from figures that SQL alone computes from its raw rows."""
+    with closing(sqlite3.connect(":memory:")) as rows:
+        put_samples(store, rows)
+        return _compare_summary(rows, fleet, vm)
+
+
+def _compare_summary(rows: sqlite3.Connection, fleet: sqlite3.Connection, vm: str) -> list[str]:
     problems = []
-    newest_s = store.execute("SELECT max(ts) FROM sample").fetchone()[0]
+    newest_s = rows.execute("SELECT max(ts) FROM sample").fetchone()[0]
     summary = fleet.execute("SELECT newest_s, conflicts FROM vm_summary WHERE vm_id = ?", (vm,)).fetchone()
     if summary != (newest_s, 0):
         problems.append(f"{vm}: newest sample and conflicts are {summary}, not {(newest_s, 0)}")
@@ -98,7 +105,7 @@ def compare_summary(store: sqlite3.Connection, fleet: sqlite3.Connection, vm: st
     if not windows:
         problems.append(f"{vm}: has no windows")
     for days, start_s, end_s, *said in windows:
-        found: Sequence[float | None] = store.execute(_RAW_FIGURES, (start_s,)).fetchone()
+        found: Sequence[float | None] = rows.execute(_RAW_FIGURES, (start_s,)).fetchone()
         if end_s != newest_s or not all(_agree(one, other) for one, other in zip(said, found, strict=True)):
             problems.append(f"{vm}: the window of {days} days says {said} until {end_s}, its rows say {found}")
     return problems

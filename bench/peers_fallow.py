@@ -6,7 +6,6 @@ import gzip
 import json
 import os
 import shutil
-import sqlite3
 import sys
 import time
 from collections.abc import Sequence
@@ -16,12 +15,14 @@ from pathlib import Path
 
 from agent.settings import parse_host_port
 from agent.wire import encode_batch
-from aggregator.store_files import store_path
+from aggregator.store_files import read_samples, store_path
 from aggregator.tokens import KEY_FILE_NAME, TokenKeys
 from bench.admin_door import AdminDoor
 from bench.peers_figures import Minute, Texts
 from bench.peers_system import System, allocated_bytes, ask, ask_json, post
 from bench.programs import START_WITHIN_S, Program, ProgramError, Programs
+
+_END_S = 1 << 40
 
 _BOOT = "b7d1a5c2-6f0e-4b8e-9d55-0f3c1c2b7a90"
 _INTERVAL_S = 60
@@ -144,11 +145,7 @@ class Fallow(System):
         self.store_all()
         total = 0
         for vm in vms:
-            connection = sqlite3.connect(f"file:{store_path(self.data, vm)}?mode=ro", uri=True)
-            try:
-                total += connection.execute("SELECT count(*) FROM sample WHERE ts > ?", (after_s,)).fetchone()[0]
-            finally:
-                connection.close()
+            total += len(read_samples(store_path(self.data, vm), after_s + 1, _END_S))
         return total
 
     def settle(self) -> None:

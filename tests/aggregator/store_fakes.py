@@ -15,10 +15,12 @@ from agent.sample import FIELDS, Unit
 from aggregator.histogram import Ints
 from aggregator.rollup import ABSENT
 from aggregator.rows import NAN, ROW, SAMPLE_COLUMNS
-from aggregator.store_files import store_path
+from aggregator.store_files import connect_read_only, store_path
+from aggregator.store_rows import LAST_HOUR, delete_rows, packed_hours, rows_between, write_packed
 from aggregator.store_verify import write_checks
 from aggregator.summary import METRICS, ChunkResult, Taken, WorkerSettings
 from aggregator.worker import FlushWorker
+from bench.raw_rows import put_samples, raw_rows
 
 HOUR_S = 3600
 DAY_S = 86400
@@ -116,11 +118,45 @@ def flush(worker: FlushWorker, *shares: Taken, now_s: float = START_S, may_forge
 
 
 def change(path: Path, statement: str, *values: object, reseal: bool = False) -> None:
-    """Changes a store behind the worker's back; `reseal`: with new sums, as if the worker itself had written it so."""
+    """Changes a store behind the worker's back, its raw rows as a table `sample`; `reseal`: with new sums, as if the
+    worker itself had written it so."""
     with closing(sqlite3.connect(path)) as connection, connection:
-        connection.execute(statement, values)
+        change_in(connection, statement, *values)
         if reseal:
+            put_samples(connection)
             write_checks(connection)
+
+
+def change_in(connection: sqlite3.Connection, statement: str, *values: object) -> None:
+    """The same through an open connection: hours whose raw rows change are packed anew."""
+    if "sample" not in statement:
+        connection.execute(statement, values)
+        return
+    before = packed_hours(table_in(connection))
+    put_samples(connection)
+    connection.execute(statement, values)
+    names = ", ".join(f"ifnull({name}, {ABSENT})" for name in SAMPLE_COLUMNS)
+    rows = connection.execute(f"SELECT {names} FROM temp.sample ORDER BY ts").fetchall()
+    after = packed_hours(np.array(rows, np.int64).reshape(len(rows), len(SAMPLE_COLUMNS)))
+    delete_rows(connection, before.keys() - after.keys())
+    write_packed(connection, {hour: body for hour, body in after.items() if before.get(hour) != body})
+    connection.execute("DROP TABLE temp.sample")
+
+
+def table_in(connection: sqlite3.Connection) -> Ints:
+    """All raw rows."""
+    return rows_between(connection, -LAST_HOUR, LAST_HOUR)
+
+
+def contents_of(path: Path, tables: Iterable[str]) -> dict[str, list[tuple[object, ...]]]:
+    """Every row of these tables; `sample` stands for the raw rows."""
+    with closing(connect_read_only(path)) as connection:
+        return {
+            name: [*raw_rows(connection)]
+            if name == "sample"
+            else connection.execute(f"SELECT * FROM {name} ORDER BY 1").fetchall()
+            for name in tables
+        }
 
 
 def fill(data_dir: Path, vm_id: str, rows: bytes, **changes: Any) -> Path:

@@ -102,13 +102,13 @@ def test_what_the_worker_derived_wrongly_is_named(path: Path, statement: str, wo
 @pytest.mark.parametrize(
     ("statement", "words"),
     [
-        (f"DELETE FROM sample WHERE ts = {START_S + 600}", "sample: hour 2023-11-13T00:00Z: its rows are not those"),
+        (f"DELETE FROM sample WHERE ts = {START_S + 600}", "rows: hour 2023-11-13T00:00Z: its rows are not those"),
         (
             f"UPDATE sample SET load1 = 3 WHERE ts = {START_S + 4020}",
-            "sample: hour 2023-11-13T01:00Z: its rows are",
+            "rows: hour 2023-11-13T01:00Z: its rows are",
         ),
         (f"UPDATE sample SET ts = ts + 7230 WHERE ts = {START_S + 600}", "T02:00Z: its rows are not those"),
-        (f"DELETE FROM sample WHERE ts <= {START_S + HOUR_S}", "sample: hour 2023-11-13T00:00Z: its rows are gone"),
+        (f"DELETE FROM sample WHERE ts <= {START_S + HOUR_S}", "rows: hour 2023-11-13T00:00Z: its rows are gone"),
         (f"DELETE FROM hour WHERE hour_s = {START_S + HOUR_S}", "T01:00Z: rows of an hour that is not there"),
         (f"DELETE FROM hour WHERE hour_s = {START_S + HOUR_S}", "hour: the hours are not those that were written"),
         (f"UPDATE hour SET cpu_busy_max = 7 WHERE hour_s = {START_S}", "hour: hour 2023-11-13T00:00Z: is not what was"),
@@ -189,7 +189,7 @@ def test_facts_of_a_store(tmp_path: Path, path: Path) -> None:
     """Rows, times and hours are those of the store."""
     facts = read_facts(path, VM)
     assert (facts.rows, facts.first_s, facts.newest_s, facts.hours) == (270, START_S + 60, START_S + 270 * 60, 5)
-    assert (facts.conflicts, facts.replaced_s, facts.schema_version) == (0, None, 2)
+    assert (facts.conflicts, facts.replaced_s, facts.schema_version) == (0, None, 3)
     assert facts.size_bytes == path.stat().st_size
     assert list_stores(tmp_path) == {VM: path}
 

@@ -24,6 +24,7 @@ from tests.aggregator.store_fakes import (
     HOUR_S,
     START_S,
     change,
+    contents_of,
     fill,
     flush,
     minutes,
@@ -60,8 +61,7 @@ def noisy(count: int, draw: random.Random) -> bytes:
 
 def contents(path: Path) -> dict[str, list[tuple[object, ...]]]:
     """Every row of every table that is ours."""
-    with closing(connect_read_only(path)) as connection:
-        return {name: connection.execute(f"SELECT * FROM {name} ORDER BY 1").fetchall() for name in TABLES}
+    return contents_of(path, TABLES)
 
 
 @dataclass(frozen=True)
@@ -197,16 +197,50 @@ def later(first: int, count: int = 15) -> bytes:
     return minutes(OLD_S + first * 60, count, cpu_busy_ratio=0.5)
 
 
-def test_row_17_rows_that_were_added_to_unread_are_verified_when_their_hour_closes(tmp_path: Path) -> None:
-    """A changed row of an open hour that merely grows passes into no figure, and is found before it could."""
+def test_row_17_rows_of_an_hour_that_grows_are_verified_before_they_are_packed_anew(tmp_path: Path) -> None:
+    """A changed row of an open hour is found by the next flush: it is never written again as if it were right."""
     machine, path = FlushWorker(settings(tmp_path)), old_vm(tmp_path)
     change(path, "UPDATE sample SET cpu_busy = cpu_busy + 1 WHERE ts = ?", OLD_S + 600)
     grown = flush(machine, share(VM, later(31)))
-    assert (grown.lost_stores, grown.failures, grown.inserted) == ({}, {}, 15)
-    assert (grown.summaries[0].figures, grown.summaries[0].evidence) == ([], None)
-    closed = flush(machine, share(VM, later(46, 16)))
-    assert "hour 2023-11-14T06:00Z: its rows are not those" in closed.lost_stores[VM].why
-    assert closed.summaries[0].flags == ["store_replaced"]
+    assert "hour 2023-11-14T06:00Z: its rows are not those" in grown.lost_stores[VM].why
+    assert grown.summaries[0].flags == ["store_replaced"]
+
+
+def damaged_bodies() -> dict[str, str]:
+    """What rows of an hour can be after damage, as SQL."""
+    return {
+        "cut off": "substr(body, 1, length(body) - 1)",
+        "longer": "CAST(body || x'00' AS BLOB)",
+        "empty": "x''",
+        "of another kind": "CAST(x'09' || substr(body, 2) AS BLOB)",
+        "said to be deflated": "CAST(x'02' || substr(body, 2) AS BLOB)",
+        "zeros": "zeroblob(length(body))",
+    }
+
+
+@pytest.mark.parametrize("kind", damaged_bodies())
+def test_row_17_rows_that_cannot_be_unpacked_harm_their_vm_alone(tmp_path: Path, kind: str) -> None:
+    """Its store is set aside with the hour named, and the other VMs of the chunk are stored as ever."""
+    machine, path = FlushWorker(settings(tmp_path)), old_vm(tmp_path)
+    others = [share(name, minutes(OLD_S + 60, 90)) for name in ("vm-0", "vm-2")]
+    change(path, f"UPDATE rows SET body = {damaged_bodies()[kind]} WHERE hour_s = ?", OLD_S)
+    assert any("rows: hour 2023-11-14T06:00Z" in problem for problem in verify_store(path, VM))
+    with pytest.raises(StoreError, match="2023-11-14T06:00Z"):
+        read_samples(path, OLD_S + 60, OLD_S + 120)
+    result = flush(machine, others[0], share(VM, later(31)), others[1])
+    assert "rows: hour 2023-11-14T06:00Z" in result.lost_stores[VM].why
+    assert {one.vm_id: one.flags for one in result.summaries} == {"vm-0": [], VM: ["store_replaced"], "vm-2": []}
+    assert (result.failures, result.inserted) == ({}, 2 * 90 + 15)
+
+
+@pytest.mark.parametrize("shift_s", [1, HOUR_S, -HOUR_S, 40 * HOUR_S])
+def test_row_17_rows_under_the_key_of_another_hour_are_found(tmp_path: Path, shift_s: int) -> None:
+    """What a key says must agree with what lies under it, whichever hour that is."""
+    path = fill(tmp_path, VM, noisy(3 * 60, random.Random(SEED)))
+    change(path, "DELETE FROM rows WHERE hour_s = ?", START_S + HOUR_S + shift_s)
+    change(path, "UPDATE rows SET hour_s = hour_s + ? WHERE hour_s = ?", shift_s, START_S + HOUR_S)
+    assert verify_store(path, VM, quick=True)
+    assert VM in news(FlushWorker(settings(tmp_path))).lost_stores
 
 
 @pytest.mark.parametrize("column", ["samples", "covered_s", "cpu_busy_sum", "net_io_max", "rows_hash", "crc", "gaps"])
@@ -317,8 +351,8 @@ def test_row_12_a_store_that_cannot_be_read_harms_its_vm_alone(
         raise error
 
     with monkeypatch.context() as patched:
-        whole = Store.rows_of_hours
-        patched.setattr(Store, "rows_of_hours", lambda one, hours: fails() if one._vm_id == VM else whole(one, hours))
+        whole = Store.packed_rows
+        patched.setattr(Store, "packed_rows", lambda one, hours: fails() if one._vm_id == VM else whole(one, hours))
         result = flush(machine, share("vm-0", late), share(VM, late), share("vm-2", late))
     assert list(result.failures) == [VM]
     assert "error" in result.failures[VM]

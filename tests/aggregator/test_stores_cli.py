@@ -300,7 +300,7 @@ def test_a_backup_of_a_running_daemon_holds_all_that_it_acknowledged(
 def test_row_17_a_damaged_store_is_named_by_check_and_backup(shell: Shell, tmp_path: Path) -> None:
     """Both name the VM, the table and the hour, and exit 1; the copy is made all the same."""
     change(store_path(shell.data_dir, "vm-1"), f"UPDATE sample SET load1 = 7 WHERE ts = {START_S + 600}")
-    words = "vm-1: {}sample: hour 2023-11-13T00:00Z: its rows are not those that were written"
+    words = "vm-1: {}rows: hour 2023-11-13T00:00Z: its rows are not those that were written"
     status, out, _ = shell.run("check")
     assert status == 1
     assert words.format("") in out

@@ -26,6 +26,7 @@ from tests.aggregator.store_fakes import (
     START_S,
     WINDOWS,
     Row,
+    contents_of,
     fill,
     flush,
     minutes,
@@ -50,8 +51,7 @@ def worker(data_dir: Path, **changes: object) -> FlushWorker:
 
 def contents(path: Path) -> dict[str, list[tuple[object, ...]]]:
     """All rows of the tables that samples make."""
-    with closing(connect_read_only(path)) as connection:
-        return {name: connection.execute(f"SELECT * FROM {name} ORDER BY 1").fetchall() for name in TABLES}
+    return contents_of(path, TABLES)
 
 
 def counts(path: Path) -> tuple[int, int, int]:

@@ -28,6 +28,7 @@ from tests.aggregator.store_fakes import (
     HOUR_S,
     START_S,
     change,
+    contents_of,
     fill,
     flush,
     minutes,
@@ -55,7 +56,7 @@ def contents(path: Path) -> dict[str, list[tuple[object, ...]]]:
     """All rows of the tables that samples make, and the names of all tables."""
     with closing(connect_read_only(path)) as connection:
         assert list(problems_of(connection)) == []
-        found = {name: connection.execute(f"SELECT * FROM {name} ORDER BY 1").fetchall() for name in TABLES}
+        found = contents_of(path, TABLES)
         found["tables"] = connection.execute("SELECT name FROM sqlite_master ORDER BY 1").fetchall()
         return found
 
@@ -313,7 +314,7 @@ def flipped(data_dir: Path, statement: str) -> bytes:
 @pytest.mark.parametrize(
     ("statement", "word"),
     [
-        ("UPDATE sample SET cpu_busy = cpu_busy + 1 WHERE ts = (SELECT min(ts) FROM sample)", "sample"),
+        ("UPDATE sample SET cpu_busy = cpu_busy + 1 WHERE ts = (SELECT min(ts) FROM sample)", "rows"),
         ("UPDATE hour SET covered_s = covered_s + 1", "hour"),
         ("DELETE FROM hour_histogram", "hour_histogram"),
         ("UPDATE store SET conflicts = 7", "store"),

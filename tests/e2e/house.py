@@ -20,12 +20,12 @@ import pytest
 
 from agent.settings import parse_host_port
 from agent.wire import encode_batch
-from aggregator.rows import SAMPLE_COLUMNS
 from aggregator.store_files import store_path
 from bench.demo import Doors, open_doors
 from bench.kill import workers
 from bench.kill_driver import steps_of, text_of
 from bench.programs import Program, Programs
+from bench.raw_rows import Row, raw_rows
 
 T = TypeVar("T")
 
@@ -33,8 +33,6 @@ ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = Path(sys.executable).parent
 INTERVAL_S = 60
 SEVEN_DAYS_S = 7 * 86_400
-
-Row = tuple[int | None, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,11 +148,11 @@ class Aggregator:
             return {}
         connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=10)
         try:
-            rows = connection.execute(f"SELECT {', '.join(SAMPLE_COLUMNS)} FROM sample ORDER BY ts").fetchall()
+            rows = raw_rows(connection)
         finally:
             connection.close()
         assert len({row[0] for row in rows}) == len(rows)
-        return {row[0]: row for row in rows}
+        return {row[0] or 0: row for row in rows}
 
     def journal_bytes(self) -> int:
         return sum(path.stat().st_size for path in (self.data / "journal").iterdir())

@@ -15,10 +15,12 @@ from hypothesis import strategies as st
 
 from agent.sample import FIELDS
 from agent.wire import decode_batch, encode_batch
+from aggregator.rows import SAMPLE_COLUMNS
 from aggregator.store_files import store_path
 from bench import kill
 from bench.kill_compare import compare
 from bench.kill_driver import VmLedger, steps_of, text_of
+from tests.aggregator.store_fakes import change_in
 from tests.e2e.house import House
 
 pytestmark = pytest.mark.real
@@ -69,17 +71,17 @@ def test_a_ledger_repeats_what_is_unanswered_and_counts_what_is_answered(seed: i
 
 
 def cut_a_row(store: sqlite3.Connection) -> None:
-    store.execute("DELETE FROM sample WHERE ts = (SELECT min(ts) FROM sample)")
+    change_in(store, "DELETE FROM sample WHERE ts = (SELECT min(ts) FROM sample)")
 
 
 def change_a_figure(store: sqlite3.Connection) -> None:
-    store.execute("UPDATE sample SET cpu_busy = cpu_busy + 1 WHERE ts = (SELECT min(ts) FROM sample)")
+    change_in(store, "UPDATE sample SET cpu_busy = cpu_busy + 1 WHERE ts = (SELECT min(ts) FROM sample)")
 
 
 def invent_a_row(store: sqlite3.Connection) -> None:
-    store.execute("CREATE TEMP TABLE invented AS SELECT * FROM sample ORDER BY ts LIMIT 1")
-    store.execute("UPDATE invented SET ts = ts + 30")
-    store.execute("INSERT INTO sample SELECT * FROM invented")
+    columns = ", ".join(SAMPLE_COLUMNS)
+    first = f"SELECT ts + 30, {columns.removeprefix('ts, ')} FROM sample ORDER BY ts LIMIT 1"
+    change_in(store, f"INSERT INTO sample ({columns}) {first}")
 
 
 def count_an_hour_twice(store: sqlite3.Connection) -> None:

@@ -76,7 +76,8 @@ print(json.dumps([result.failures, list(result.lost_stores), [one.vm_id for one 
 @pytest.mark.parametrize("nth", [1, 2, 3, 5, 8])
 def test_row_12_a_disk_that_fails_under_one_store_harms_its_vm_alone(tmp_path: Path, nth: int) -> None:
     """EIO from the kernel at the Nth read of a store and ever after: the others are stored; then it recovers."""
-    path = fill(tmp_path, "vm-1", minutes(START_S + 60, 300))
+    # More than fits into one page of each table.
+    path = fill(tmp_path, "vm-1", b"".join(minutes(START_S + 60 * n, 1, load1=n % 97) for n in range(1, 2 * 1440)))
     inject = ["strace", "-f", "-qq", "-o", str(tmp_path / "trace"), "-P", str(path)]
     inject += ["-e", "trace=pread64", "-e", f"inject=pread64:error=EIO:when={nth}+"]
     worker = [sys.executable, "-c", WORKER, str(tmp_path)]
@@ -92,5 +93,5 @@ def test_row_12_a_disk_that_fails_under_one_store_harms_its_vm_alone(tmp_path: P
     assert (lost, stored) == ([], ["vm-0", "vm-2"])
     again = subprocess.run(worker, capture_output=True, text=True, check=True, cwd=root)
     assert json.loads(again.stdout)[:2] == [{}, []]
-    assert len(read_samples(path, 0, 2 * START_S)) == 301
+    assert len(read_samples(path, 0, 2 * START_S)) == 2 * 1440
     assert verify_store(path, "vm-1") == []

@@ -10,15 +10,16 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from agent.settings import ConfigError
 from agent.spool import Spool
 from agent.status import Status, read_status
 from aggregator.check import verify_store
-from aggregator.rows import SAMPLE_COLUMNS
 from aggregator.store_files import connect_read_only, store_path
 from bench.kill_driver import INTERVAL_S, steps_of, text_of
 from bench.programs import Program, Programs
+from bench.raw_rows import raw_rows
 from tests.faults.tally import FaultError, Tally
 
 LIVE_INTERVAL_S = 1
@@ -179,13 +180,13 @@ def make_join_token(programs: Programs, data: Path, path: Path, *, uses: int = 1
     return path
 
 
-def stored_rows(data: Path, vm: str) -> list[tuple[int, ...]]:
+def stored_rows(data: Path, vm: str) -> list[tuple[Any, ...]]:
     """Raw rows of a VM's store, by `ts`; none where there is no store."""
     path = store_path(data, vm)
     if not path.exists():
         return []
     with closing(connect_read_only(path)) as store:
-        return store.execute(f"SELECT {', '.join(SAMPLE_COLUMNS)} FROM sample ORDER BY ts").fetchall()
+        return [*raw_rows(store)]
 
 
 def tally_agents(data: Path, agents: Iterable[Agent], *, injections: int, notes: str = "", given_up: int = 0) -> Tally:

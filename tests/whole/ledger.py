@@ -20,6 +20,8 @@ from aggregator.journal_format import HEADER_BYTES
 from aggregator.record import decode_record
 from aggregator.rows import ROW, ROW_BYTES, SAMPLE_COLUMNS
 from aggregator.store_files import store_path
+from aggregator.store_rows import read_rows
+from bench.raw_rows import raw_rows
 from tests.whole.hub import Broken
 
 SERIAL_BYTES = 1024
@@ -27,7 +29,7 @@ REVOKED_S = 60.0
 _MARK = b"\xfa\x11\x0f\xfe"
 _HEAD = struct.Struct("<4sII")
 _SERIAL_AT = 2 + [field.column for field in FIELDS].index("mem_used")
-_COLUMNS = ", ".join(SAMPLE_COLUMNS)
+_TS_AND_SERIAL = [SAMPLE_COLUMNS.index(name) for name in ("ts", "mem_used")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,10 +249,10 @@ class Ledger:
 
     def _check_rows(self, vm: str) -> None:
         """Every row is what its agent made."""
-        rows = self._reader(vm).execute(f"SELECT {_COLUMNS} FROM sample").fetchall()
+        rows = raw_rows(self._reader(vm))
         for row in rows:
             cells = dict(zip(SAMPLE_COLUMNS, row, strict=True))
-            one = self.made[cells["mem_used"]]
+            one = self.made[cells["mem_used"] or 0]
             told = json.loads(one.text)
             for known in FIELDS:
                 value, cell = told.get(known.name), cells[known.column]
@@ -293,12 +295,12 @@ class Ledger:
     def _read_store(self, vm: str) -> dict[int, int]:
         if not store_path(self._data_dir, vm).exists():
             return {}
-        rows = self._reader(vm).execute("SELECT ts, mem_used FROM sample").fetchall()
-        for ts, serial in rows:
+        rows = {ts: serial for table in read_rows(self._reader(vm)) for ts, serial in table[:, _TS_AND_SERIAL].tolist()}
+        for ts, serial in rows.items():
             one = self.made.get(serial)
             if one is None or one.vm != vm or one.ts != ts:
                 raise Broken(f"the store of {vm} holds sample {serial} at {ts}, which nobody made: {one}")
-        return dict(rows)
+        return rows
 
     def _reader(self, vm: str) -> sqlite3.Connection:
         """Kept open: each new connection would read the schema first. It holds no lock between two questions."""

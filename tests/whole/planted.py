@@ -21,6 +21,7 @@ from aggregator.store_files import store_path
 from aggregator.summary import ChunkResult, Taken
 from aggregator.tokens import Revocations
 from orchestrate.sighting import Sighting
+from tests.aggregator.store_fakes import change_in
 from tests.whole.machine import MachineSpool, PlantedInAgents
 
 
@@ -131,11 +132,11 @@ class _Workers:
     def told(self, result: ChunkResult) -> ChunkResult:
         return result
 
-    def run(self, vm_id: str, sql: str, values: Sequence[object] = ()) -> None:
+    def run(self, vm_id: str, sql: str, *values: object) -> None:
         path = store_path(self._data_dir, vm_id)
         if path.exists():
             with closing(sqlite3.connect(path, isolation_level=None)) as connection:
-                connection.execute(sql, values)
+                change_in(connection, sql, *values)
 
 
 class _CountsTwice(_Workers):
@@ -153,7 +154,7 @@ class _LastWins(_Workers):
     def before(self, chunk: list[Taken]) -> list[Taken]:
         for share in chunk:
             for index in range(len(share.rows) // ROW_BYTES):
-                self.run(share.vm_id, "DELETE FROM sample WHERE ts = ?", (row_ts(share.rows, index),))
+                self.run(share.vm_id, "DELETE FROM sample WHERE ts = ?", row_ts(share.rows, index))
         return chunk
 
 
@@ -169,7 +170,7 @@ class _TrustsTheClock(_Workers):
 
     def after(self, chunk: Sequence[Taken], now_s: float) -> None:
         for share in chunk:
-            self.run(share.vm_id, "DELETE FROM sample WHERE ts < ?", (now_s - 14 * 86_400.0,))
+            self.run(share.vm_id, "DELETE FROM sample WHERE ts < ?", now_s - 14 * 86_400.0)
 
 
 class _TellsNoFailure(_Workers):
