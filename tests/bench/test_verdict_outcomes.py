@@ -131,7 +131,9 @@ def test_nobody_beats_the_clairvoyant(rows: list[tuple[float, float]], data: st.
     if some.regret_ratio is None:
         return
     clairvoyant = Clairvoyant(found)
-    assert clairvoyant.most_freed_vcpu_h(some.regret_ratio) >= some.freed_vcpu_h * (1 - 1e-9)
+    # A regret next to nothing is rounded away where much is freed: it is allowed that much more.
+    allowed_ratio = some.regret_ratio * (1 + 1e-9) + 1e-12
+    assert clairvoyant.most_freed_vcpu_h(allowed_ratio) >= some.freed_vcpu_h * (1 - 1e-9)
     assert clairvoyant.least_regret_ratio(some.freed_vcpu_h) <= some.regret_ratio * (1 + 1e-9) + 1e-12
 
 
