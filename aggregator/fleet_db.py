@@ -33,6 +33,7 @@ CONNECT_TIMEOUT_S = 5
 SERVER_GONE_S = 15  # a server that acknowledges nothing for so long is away
 POOL_TIMEOUT_S = 10
 
+_POSTGRES = "postgresql+psycopg"
 _READS = "fallow_reads"
 # Any number will do that other users of the same database server are unlikely to lock too.
 _MIGRATION_LOCK = int.from_bytes(b"fallow")
@@ -231,16 +232,23 @@ def _parse_url(url: str | None, data_dir: Path) -> sa.URL:
         raise ConfigError(f"database: {backend!r} is not supported (sqlite or postgresql)")
     if backend == "sqlite" and (parsed.database in {None, "", ":memory:"} or parsed.query):
         raise ConfigError("database: sqlite needs the path of a file and nothing after it")
+    if backend == "postgresql":
+        # Summaries are copied in by what this driver alone offers.
+        if parsed.drivername not in {"postgresql", _POSTGRES}:
+            raise ConfigError(f"database: {parsed.drivername!r} is not supported ({_POSTGRES})")
+        return parsed.set(drivername=_POSTGRES)
     return parsed
 
 
 def _create_engine(url: sa.URL) -> sa.Engine:
     try:
-        if url.drivername != "postgresql+psycopg":
+        if url.drivername != _POSTGRES:
             return sa.create_engine(url)
         # Without them psycopg waits for minutes, for a connection and for a server that vanished; who sets one in the
         # URL means it.
         usual = {"connect_timeout": CONNECT_TIMEOUT_S, "tcp_user_timeout": SERVER_GONE_S * 1000}
+        # The latter covers what was sent. While we wait for an answer only keepalives show that the machine vanished.
+        usual |= {"keepalives_idle": SERVER_GONE_S, "keepalives_interval": 5, "keepalives_count": 3}
         limits = {name: value for name, value in usual.items() if name not in url.query}
         return sa.create_engine(url, connect_args=limits, pool_timeout=POOL_TIMEOUT_S)
     except (ImportError, sa.exc.NoSuchModuleError) as error:

@@ -15,6 +15,7 @@ from aggregator.tokens import create_secret
 
 NODE_FILE_NAME = "node.id"
 STARTS_FILE_NAME = "node.starts"
+AWAY_AFTER_S = 60.0  # a node that said nothing for so long is not asked
 NODE_NAME_PATTERN = r"[a-z0-9][a-z0-9._-]{0,63}"
 
 _NODE_NAME = re.compile(NODE_NAME_PATTERN)

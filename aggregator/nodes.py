@@ -16,9 +16,9 @@ from aggregator import fleet
 from aggregator.fleet import vm_part, vm_summary
 from aggregator.fleet_db import reading
 from aggregator.generations import insert_into
+from aggregator.node_name import AWAY_AFTER_S
 
 BEAT_S = 10.0
-AWAY_AFTER_S = 60.0
 # A node that was seen so lately still runs, as far as a start can tell.
 SURELY_RUNS_S = 30.0
 
@@ -145,11 +145,6 @@ class Nodes:
             if found is not None and found.started_s > node.started_s and not is_away(found, node.seen_s):
                 raise NodeNameTakenError(found)
             _write(connection, node)
-
-    def claim_unowned(self, name: str) -> int:
-        """Gives a node all VMs that have a summary and no node; returns how many."""
-        with self._engine.begin() as connection:
-            return _claim_unowned(connection, name)
 
     def forget(self, name: str, now_s: float) -> int:
         """Deletes what the database has of a node whose disk is lost; returns how many VMs it was the home of.

@@ -13,7 +13,8 @@ import sqlalchemy as sa
 
 from aggregator.fleet import node, vm_part, vm_summary
 from aggregator.fleet_db import reading
-from aggregator.nodes import AWAY_AFTER_S, NodeState
+from aggregator.node_name import AWAY_AFTER_S
+from aggregator.nodes import NodeState
 
 _SMALL_S = 6 * 3600
 _MAX_PROBLEM_CHARS = 500

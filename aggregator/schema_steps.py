@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 
 from aggregator.fleet import node, schema_floor
+from aggregator.node_name import AWAY_AFTER_S
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
 
 # The floor's row of the part that has no name.
 _NAMELESS = "aggregator"
-# A node tells of itself every few seconds.
-_GONE_S = 60.0
 
 
 class Steps:
@@ -76,6 +75,6 @@ def nodes_below(connection: sa.Connection, revision: str, now_s: float) -> Itera
     if not sa.inspect(connection).has_table(node.name):
         return
     rows = sa.select(node.c.node, node.c.revision).order_by(node.c.node)
-    running = sa.and_(node.c.state != "stopped", node.c.seen_s > now_s - _GONE_S)
+    running = sa.and_(node.c.state != "stopped", node.c.seen_s > now_s - AWAY_AFTER_S)
     for name, written_for in connection.execute(rows.where(running, node.c.revision < revision)):
         yield f"{name} ({written_for})"

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from aggregator.node_name import AWAY_AFTER_S
 from reports.words import time_words
 
-# As `aggregator.nodes` has it, which would load the database for `--help`; a test holds the two together.
-AWAY_AFTER_S = 60.0
 # Of a VM that has history elsewhere than at home. It is found when facts are read, and stored nowhere.
 HISTORY_SPLIT_FLAG = "history_split"
 

@@ -264,29 +264,13 @@ def test_row_42_a_journal_of_another_version_is_1_and_named(tmp_path: Path) -> N
     assert strange.read_bytes() == before
 
 
-DRIVER = """
-__version__ = "2.9.9"
-paramstyle = "pyformat"
-class Error(Exception): pass
-class OperationalError(Error): pass
-for _name in ("DatabaseError", "InterfaceError", "DataError", "IntegrityError", "InternalError", "ProgrammingError",
-              "NotSupportedError", "Warning"):
-    globals()[_name] = type(_name, (Error,), {})
-def connect(*_arguments, **_options):
-    raise OperationalError("connection refused")
-"""
-
-
 @pytest.mark.real
 def test_a_database_that_does_not_answer_is_69(tmp_path: Path) -> None:
     """The other side is unreachable; the password in its URL is not repeated."""
-    driver = tmp_path / "drivers" / "psycopg2"
-    driver.mkdir(parents=True)
-    (driver / "__init__.py").write_text(DRIVER)
-    (driver / "extras.py").write_text("")
-    (driver / "extensions.py").write_text("")
-    url = "postgresql+psycopg2://fallow:s3cret@127.0.0.1/fallow"
-    status, err = ended(tmp_path / "data", "--fleet-url", url, PYTHONPATH=str(tmp_path / "drivers"))
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and does not listen
+        url = f"postgresql+psycopg://fallow:s3cret@127.0.0.1:{taken.getsockname()[1]}/fallow"
+        status, err = ended(tmp_path / "data", "--fleet-url", url)
     assert status == 69
     assert "the fleet database does not answer" in err
     assert "s3cret" not in err

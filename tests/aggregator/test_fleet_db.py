@@ -285,7 +285,7 @@ def test_a_reader_cannot_write(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("postgresql+pg8000://u:secret@h/fallow", "its driver is not installed"),
+        ("postgresql+pg8000://u:secret@h/fallow", "is not supported"),
         ("mysql://h/fallow", "'mysql' is not supported"),
         ("nonsense", "is not a URL"),
         ("sqlite://", "needs the path of a file"),

@@ -139,8 +139,6 @@ def test_the_first_node_of_a_fleet_has_all_that_nobody_has(engine: sa.Engine, no
     add_vm(engine, "d", "")
     assert nodes.register(node("agg-2"), NEVER) == 0
     assert homes(engine)["d"] == ""
-    assert nodes.claim_unowned("agg-2") == 1
-    assert homes(engine)["d"] == "agg-2"
 
 
 def test_a_node_that_was_forgotten_while_it_ran_is_there_again(nodes: Nodes) -> None:

@@ -13,14 +13,14 @@ import pytest
 import sqlalchemy as sa
 
 from aggregator import fleet
-from aggregator import nodes as aggregator_nodes
+from aggregator.node_name import AWAY_AFTER_S
 from reports.__main__ import main
 from reports.facts import Vm
 from reports.fleet import read_facts, snapshot
 from reports.fleet_report import read_vm
 from reports.node_rows import read_holdings, read_nodes, read_parts, read_whereabouts
 from reports.node_words import holding_words, is_trouble
-from reports.nodes import AWAY_AFTER_S, Holding, Node, NodeState, Part, part_words
+from reports.nodes import Holding, Node, NodeState, Part, part_words
 from reports.policies import POLICIES
 from reports.verdicts import Cause, Settings
 from tests.reports.fleets import NEWEST_S, NOW_S, Spec, empty_fleet, store, stored, write_fleet
@@ -61,11 +61,6 @@ def test_the_state_of_a_node(said: str | None, age_s: float | None, state: NodeS
     node = Node(name="a", said=said, seen_s=None if age_s is None else NOW_S - age_s)
     assert node.state(NOW_S) is state
     assert node.is_gone(NOW_S) is (state in {NodeState.AWAY, NodeState.STOPPED, NodeState.UNKNOWN})
-
-
-def test_a_node_is_away_when_other_nodes_say_so() -> None:
-    """The report and the aggregators go by the same silence."""
-    assert aggregator_nodes.AWAY_AFTER_S == AWAY_AFTER_S
 
 
 def test_nodes_are_told_with_what_they_hold(engine: sa.Engine) -> None:
