@@ -117,9 +117,13 @@ class Hypervisor:
         return "".join(f"\n  {line}" for line in lines[-_TAIL_LINES:])
 
     def stop(self) -> None:
-        """Ends the daemon and its guests."""
+        """Ends the daemon and its guests, and waits until none of them is left.
+
+        Raises: RigError: one outlives its parent.
+        """
         if self._process is None:
             return
+        below = _processes_below(self._process.pid)
         # Where its cable, its guests or its disk are does not matter: what ends it is its parent, by signals.
         self._process.terminate()
         try:
@@ -127,6 +131,10 @@ class Hypervisor:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        # They end by their parent's end, which comes first.
+        _, left = psutil.wait_procs(below, timeout=_ENDS_WITHIN_S)
+        if left:
+            raise RigError(f"processes of {self.host.name} go on: {left}")
 
     def _write_files(self) -> None:
         for name in (*FOLDERS, "files", "lib/images"):
@@ -172,6 +180,14 @@ class Hypervisor:
         (self._folder / "files/stat").write_text(f"btime {int(psutil.boot_time())}\n")
         for name in FILES:
             (self._folder / "files" / name).write_text(extra[name])
+
+
+def _processes_below(pid: int) -> list[psutil.Process]:
+    try:
+        found: list[psutil.Process] = psutil.Process(pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+    return found
 
 
 def _settings(**values: str | int) -> str:
