@@ -9,6 +9,7 @@ import argparse
 import importlib
 import json
 import math
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -181,5 +182,12 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _end_as_interrupted() -> None:
+    """What a benchmark started has to end with it, whoever ends it, also where a shell has it ignore Ctrl-C."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
+
+
 if __name__ == "__main__":
+    _end_as_interrupted()
     sys.exit(main())

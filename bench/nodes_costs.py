@@ -1,4 +1,7 @@
-"""The same load through HAProxy onto one aggregator and onto three, in turn: CPU per VM-minute, whole path.
+"""A load through HAProxy onto one aggregator and onto three, in turn: CPU per VM-minute, whole path.
+
+Three get it twice: as much for each as one has, which is what growing costs, and as much for all together, which is
+what spreading costs: a node with a third of the pushes gathers a third as many at a time.
 
 Each round pushes a flush interval's worth of minutes at an even rate and then has all of it stored and summed up. The
 CPU is that of the aggregators with their workers; HAProxy's is told apart, in plain text and with TLS before it.
@@ -10,7 +13,7 @@ import argparse
 import random
 import ssl
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +34,8 @@ _SETTLE_WITHIN_S = 60.0
 _MAX_RATIO = 1.2
 _TLS_CONNECTIONS = 500  # what a push costs does not depend on it, and handshakes take their time
 _OPTIONS = ("--flush-interval", "1d", "--retention-raw", "60d")
+# Name, nodes, and how many times the load of one they get.
+_SIDES = (("one", NAMES[:1], 1), ("three_spread", NAMES, 1), ("three_grown", NAMES, len(NAMES)))
 
 
 @dataclass(slots=True)
@@ -43,6 +48,8 @@ class Side:
     """
 
     name: str
+    vms: int
+    pushes_per_s: float
     cluster: Cluster
     proxy: Program
     driver: NodesDriver
@@ -62,39 +69,46 @@ def add_cost_options(parser: argparse.ArgumentParser) -> None:
 
 def compare_costs(options: argparse.Namespace, folder: Path, programs: Programs, say: Say) -> Outcome:
     """Measures; see the module's docstring. Raises: PostgresAbsent, ProxyAbsent, ProgramError, DriveError, OSError."""
-    vms = int(options.pushes_per_s * options.round_seconds / options.minutes)
-    connections = min(options.connections, vms)
     with ExitStack() as stack:
         server = stack.enter_context(postgres_server({"shared_buffers": "128MB", "max_wal_size": "1GB"}))
         stack.callback(programs.stop_all)
         sides = []
-        for names in (NAMES[:1], NAMES):
+        for name, names, times in (
+            ("one", NAMES[:1], 1),
+            ("three_spread", NAMES, 1),
+            ("three_grown", NAMES, len(NAMES)),
+        ):
             url = stack.enter_context(server.database())
-            below = folder / f"with-{len(names)}"
+            below = folder / name
             below.mkdir()
             cluster = Cluster(programs, below / "nodes", names=names, url=url, options=_OPTIONS)
             cluster.start()
-            sides.append(
-                stack.enter_context(_side(f"{len(names)} nodes", cluster, programs, below, vms, connections, None))
-            )
-        one, three = sides
+            rate = options.pushes_per_s * times
+            sides.append(stack.enter_context(_side(name, cluster, programs, below, options, rate, None)))
         for turn in range(options.rounds + 1):
-            # First one, then the other first: what changes on the machine meanwhile hits both alike.
-            for side in (one, three) if turn % 2 else (three, one):
+            # In one order and then in the other: what changes on the machine meanwhile hits all alike.
+            for side in sides if turn % 2 else reversed(sides):
                 _round(side, options, keep=turn > 0)
                 if turn:
-                    say(
-                        f"round {turn} of {options.rounds}, {side.name}: {side.us_per_vm_minute[-1]:.1f} us a VM-minute"
-                    )
-        tls_us = _with_tls(one.cluster, programs, folder, options, vms, min(connections, _TLS_CONNECTIONS))
-    return _outcome(options, one, three, vms, tls_us)
+                    cost_us = side.us_per_vm_minute[-1]
+                    say(f"round {turn} of {options.rounds}, {side.name}: {cost_us:.1f} us a VM-minute")
+        tls_us = _with_tls(sides[0].cluster, programs, folder, options)
+    return _outcome(options, sides, tls_us)
 
 
 @contextmanager
 def _side(
-    name: str, cluster: Cluster, programs: Programs, folder: Path, vms: int, connections: int, tls: Path | None
+    name: str,
+    cluster: Cluster,
+    programs: Programs,
+    folder: Path,
+    options: argparse.Namespace,
+    pushes_per_s: float,
+    tls: Path | None,
 ) -> Iterator[Side]:
     """HAProxy before a cluster, and connections to it. Args: tls: folder for a certificate; None: plain text."""
+    vms = int(pushes_per_s * options.round_seconds / options.minutes)
+    connections = min(vms, options.connections if tls is None else _TLS_CONNECTIONS)
     pem, context = None, None
     if tls is not None:
         ca, _ = make_certificate(tls)
@@ -107,7 +121,7 @@ def _side(
         place.address, ledgers=ledgers, connections=connections, draw=random.Random(len(cluster.nodes)), tls=context
     )
     try:
-        yield Side(name, cluster, proxy, driver)
+        yield Side(name, vms, pushes_per_s, cluster, proxy, driver)
     finally:
         driver.close()
 
@@ -116,7 +130,7 @@ def _round(side: Side, options: argparse.Namespace, *, keep: bool) -> None:
     """One round. Args: keep: its figures count; those of the first, in which workers start, do not."""
     sent, began_s, proxy_began_s = side.driver.sent, side.cluster.cpu_s(), cpu_s(side.proxy.process.pid)
     pushes, samples = sent.acknowledged, sent.samples
-    side.driver.run(options.round_seconds, pushes_per_s=options.pushes_per_s)
+    side.driver.run(options.round_seconds, pushes_per_s=side.pushes_per_s)
     side.driver.settle(_SETTLE_WITHIN_S)
     ingest_s, proxy_s = side.cluster.cpu_s() - began_s, cpu_s(side.proxy.process.pid) - proxy_began_s
     side.cluster.flush_all(figures="due")
@@ -127,39 +141,38 @@ def _round(side: Side, options: argparse.Namespace, *, keep: bool) -> None:
         side.proxy_us_per_push.append(1e6 * proxy_s / pushes)
 
 
-def _with_tls(
-    cluster: Cluster, programs: Programs, folder: Path, options: argparse.Namespace, vms: int, connections: int
-) -> float:
+def _with_tls(cluster: Cluster, programs: Programs, folder: Path, options: argparse.Namespace) -> float:
     """HAProxy's CPU per push over TLS, handshakes not counted."""
     below = folder / "tls"
     below.mkdir()
-    with _side("tls", cluster, programs, below, vms, connections, below) as side:
+    with _side("tls", cluster, programs, below, options, options.pushes_per_s, below) as side:
         began_s, pushes = cpu_s(side.proxy.process.pid), side.driver.sent.acknowledged
         side.driver.run(options.round_seconds / 2, pushes_per_s=options.pushes_per_s)
         side.driver.settle(_SETTLE_WITHIN_S)
         return 1e6 * (cpu_s(side.proxy.process.pid) - began_s) / (side.driver.sent.acknowledged - pushes)
 
 
-def _outcome(options: argparse.Namespace, one: Side, three: Side, vms: int, tls_us: float) -> Outcome:
-    ratios = [b / a for a, b in zip(one.us_per_vm_minute, three.us_per_vm_minute, strict=True)]
-    figures: dict[str, object] = {
-        "vms": vms,
-        "rounds": options.rounds,
-        "pushes_per_s": options.pushes_per_s,
-        "minutes_a_flush": options.minutes,
-        "cpu_us_per_vm_minute": {"one": _mean(one.us_per_vm_minute), "three": _mean(three.us_per_vm_minute)},
-        "ingest_us_per_vm_minute": {
-            "one": _mean(one.ingest_us_per_vm_minute),
-            "three": _mean(three.ingest_us_per_vm_minute),
-        },
-        "ratios": [round(ratio, 3) for ratio in ratios],
-        "haproxy_us_per_push": {
-            "plain_one": _mean(one.proxy_us_per_push),
-            "plain_three": _mean(three.proxy_us_per_push),
-            "tls": round(tls_us, 1),
-        },
-    }
-    return Outcome(figures, (Bar("CPU per VM-minute, three nodes / one", statistics.median(ratios), _MAX_RATIO),))
+def _outcome(options: argparse.Namespace, sides: Sequence[Side], tls_us: float) -> Outcome:
+    one, *others = sides
+    figures: dict[str, object] = {"rounds": options.rounds, "minutes_a_flush": options.minutes}
+    for side in sides:
+        figures[side.name] = {
+            "vms": side.vms,
+            "pushes_per_s": side.pushes_per_s,
+            "cpu_us_per_vm_minute": _mean(side.us_per_vm_minute),
+            "ingest_us_per_vm_minute": _mean(side.ingest_us_per_vm_minute),
+            "haproxy_us_per_push": _mean(side.proxy_us_per_push),
+        }
+    figures["haproxy_us_per_push_tls"] = round(tls_us, 1)
+    bars = []
+    for side in others:
+        ratios = [b / a for a, b in zip(one.us_per_vm_minute, side.us_per_vm_minute, strict=True)]
+        figures[f"ratios_{side.name}"] = [round(ratio, 3) for ratio in ratios]
+        load = "on each" if side.pushes_per_s > one.pushes_per_s else "in all"
+        bars.append(
+            Bar(f"CPU per VM-minute, three nodes / one, the same load {load}", statistics.median(ratios), _MAX_RATIO)
+        )
+    return Outcome(figures, tuple(bars))
 
 
 def _mean(values: list[float]) -> float:

@@ -5,15 +5,20 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
+import psutil  # type: ignore[import-untyped]
 import pytest
 
 from agent.settings import ConfigError
 from bench.__main__ import NAMES, flatten, load, main
 from bench.outcome import Bar, Outcome, Say
 from bench.programs import ProgramError
+from tests.rig.shell import wait_for
 
 
 @dataclass
@@ -138,3 +143,22 @@ def test_figures_never_hide_each_other(figures: dict[str, object]) -> None:
     """Two figures that would share a key are a mistake of the benchmark, not a lost figure."""
     with pytest.raises(ValueError, match="two figures"):
         flatten(figures)
+
+
+@pytest.mark.real
+def test_who_ends_a_benchmark_ends_what_it_started(tmp_path: Path) -> None:
+    """After SIGTERM no aggregator of a benchmark runs on, and its folder is gone."""
+    flush = [sys.executable, "-m", "bench", "flush", "--vms", "10", "--raw-days", "1", "--quick"]
+    with subprocess.Popen([*flush, "--folder", str(tmp_path)], stderr=subprocess.DEVNULL) as bench:
+        started = psutil.Process(bench.pid)
+
+        def aggregators() -> list[psutil.Process]:
+            return [one for one in started.children() if "fallow-aggregator" in " ".join(one.cmdline())]
+
+        wait_for(lambda: bool(aggregators()), "an aggregator", within_s=120)
+        ran = started.children(recursive=True)
+        bench.terminate()
+        assert bench.wait() == 130
+    _, left = psutil.wait_procs(ran, timeout=30)
+    assert not left
+    assert not list(tmp_path.iterdir())
