@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 from dataclasses import fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ _EXAMPLES = """examples:
   fallow-aggregator token mint --data /var/lib/fallow --uses 50 --ttl 24h
   fallow-aggregator token pending --data /var/lib/fallow
   fallow-aggregator vms list --data /var/lib/fallow
-  fallow-aggregator check --data /var/lib/fallow
+  fallow-aggregator check --config /etc/fallow/aggregator.toml
 """
 
 
@@ -39,7 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
     run = subparsers.add_parser("run", help="run the service", description="Runs until SIGTERM; needs no file.")
-    run.add_argument("--config", metavar="FILE", help="TOML settings; options given here go over them")
+    run.add_argument("--config", type=Path, metavar="FILE", help="TOML settings; options given here go over them")
     for item in fields(AggregatorConfig):
         key = item.metadata["key"]
         told: dict[str, Any] = {"metavar": "VALUE"}
@@ -154,7 +155,7 @@ def _explain(error: Exception) -> int:
     """Says on stderr why there can be no service; returns the exit status. Raises `error` where it is our mistake."""
     from agent.settings import ConfigError
     from aggregator.data_lock import DataDirectoryBusyError
-    from aggregator.fleet_link import AWAY, one_line
+    from aggregator.fleet_errors import AWAY, is_refusal, trouble
     from aggregator.journal import JournalError
     from aggregator.nodes import NodeNameTakenError
     from aggregator.problems import Refused
@@ -166,31 +167,25 @@ def _explain(error: Exception) -> int:
             return _complain(error, EXIT_FAILED)
         case Refused():
             return _complain(error, EXIT_UNREACHABLE)
+    if is_refusal(error):
+        return _complain(trouble(error), EXIT_USAGE)
     if isinstance(error, AWAY):
-        print(f"fallow-aggregator: the fleet database does not answer: {one_line(error)}", file=sys.stderr)
-        return EXIT_UNREACHABLE
+        return _complain(trouble(error), EXIT_UNREACHABLE)
     raise error
 
 
 def _read_config(options: argparse.Namespace) -> AggregatorConfig:
-    from pathlib import Path
+    from aggregator.config import AggregatorConfig, load_config
 
-    from agent.settings import load_toml
-    from aggregator.config import AggregatorConfig, refuse_open_password
-
-    table = load_toml(Path(options.config)) if options.config else {}
     given = {
         item.metadata["key"]: value
         for item in fields(AggregatorConfig)
         if (value := getattr(options, item.metadata["key"])) is not None
     }
-    config = AggregatorConfig.parse(table, source=options.config or "settings", options=given)
-    if options.config and "fleet.url" not in given:
-        refuse_open_password(Path(options.config), config.fleet_url)
-    return config
+    return load_config(options.config, given)
 
 
-def _complain(error: Exception, status: int) -> int:
+def _complain(error: object, status: int) -> int:
     for line in str(error).splitlines():
         print(f"fallow-aggregator: {line}", file=sys.stderr)
     return status

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
@@ -31,6 +32,23 @@ def is_loopback(host: str) -> bool:
     """Whether only programs of this machine reach a server that listens there. A name but localhost never counts."""
     address = _address(host)
     return host.lower() == "localhost" if address is None else address.is_loopback
+
+
+def check_askable(host: str) -> None:
+    """Whether somebody may be sent to ask a server there; a name may always, whatever it stands for.
+
+    Raises: ValueError: an address of this link alone, such as that of a cloud's metadata, of nowhere, or of a group.
+    """
+    address = _address(host) or _of_one_number(host)
+    if address is None:
+        return
+    kinds = {
+        "link-local": address.is_link_local,
+        "unspecified": address.is_unspecified,
+        "multicast": address.is_multicast,
+    }
+    for kind in (kind for kind, is_so in kinds.items() if is_so):
+        raise ValueError(f"{host}: nobody is asked at an address that is {kind}")
 
 
 def peer_of(address: object) -> str:
@@ -136,6 +154,14 @@ def _address(text: str) -> IPv4Address | IPv6Address | None:
         # A socket for both families shows IPv4 peers so. A zone (`%eth0`) goes: any text may stand in it.
         return address.ipv4_mapped or IPv6Address(int(address))
     return address
+
+
+def _of_one_number(text: str) -> IPv4Address | None:
+    """What resolvers make of `2852039166`, `0xa9fea9fe` or `169.254.43518`."""
+    try:
+        return IPv4Address(socket.inet_aton(text))
+    except (OSError, UnicodeEncodeError):
+        return None
 
 
 def _group(address: IPv4Address | IPv6Address) -> str:

@@ -19,10 +19,10 @@ from twisted.internet.threads import deferToThreadPool
 from agent.wire import is_vm_id
 from aggregator.catalogue import Catalogue, UnknownVmError
 from aggregator.downsample import between, bucket_means
+from aggregator.own_node import Drain
 from aggregator.part_file import StorePart
 from aggregator.problems import Problem, Refused
 from aggregator.series import DEFAULT_POINTS, MAX_POINTS, MIN_POINTS, Span
-from aggregator.store_files import delete_store
 from aggregator.store_series import read_series
 
 MAX_SPAN_S = 400 * 86_400
@@ -68,8 +68,8 @@ class AdminSources:
         metrics: the Prometheus text.
         clock: Unix seconds. The reactor's own time only measures how long things take.
         store_path: where a VM's store lies.
-        forgotten: told of a VM that was forgotten, before its store is deleted: what memory holds of it goes too.
-        drain: True: has VMs sent elsewhere, and begins a flush; False: takes that back.
+        forgotten: (vm, life) → drops what is held here of a VM's lives before this one; fires when its store is gone.
+        drain: has VMs sent elsewhere, and begins a flush; or takes that back.
         parts: gives the stores of VMs whose home is another node; None: this aggregator gives none.
     """
 
@@ -81,8 +81,8 @@ class AdminSources:
     metrics: Callable[[], bytes]
     clock: Callable[[], float]
     store_path: Callable[[str], Path]
-    forgotten: Callable[[str], None] = lambda _vm: None
-    drain: Callable[[bool], None] = lambda _wanted: None
+    forgotten: Callable[[str, int], Deferred[None]]
+    drain: Callable[[Drain], None] = lambda _wanted: None
     parts: PartSource | None = None
 
 
@@ -103,6 +103,7 @@ class Route:
     Attributes:
         is_open: needs no token.
         is_conditional: acts on what `If-Match` names alone.
+        for_nodes: other programs of the fleet may ask it with a proof instead of the token.
     """
 
     method: str
@@ -110,20 +111,21 @@ class Route:
     name: str
     is_open: bool = False
     is_conditional: bool = False
+    for_nodes: bool = False
 
 
 ROUTES: tuple[Route, ...] = (
     Route("GET", "/healthz", "healthz", is_open=True),
-    Route("GET", "/metrics", "metrics"),
+    Route("GET", "/metrics", "metrics", for_nodes=True),
     Route("GET", "/openapi.json", "openapi"),
     Route("GET", "/v1/vms", "vms"),
     Route("GET", "/v1/vms/{vm}", "vm"),
     Route("DELETE", "/v1/vms/{vm}", "forget"),
     Route("GET", "/v1/vms/{vm}/samples", "samples"),
-    Route("GET", "/v1/vms/{vm}/series", "series"),
-    Route("GET", "/v1/vms/{vm}/part", "part"),
-    Route("DELETE", "/v1/vms/{vm}/part", "drop_part", is_conditional=True),
-    Route("GET", "/v1/live", "live"),
+    Route("GET", "/v1/vms/{vm}/series", "series", for_nodes=True),
+    Route("GET", "/v1/vms/{vm}/part", "part", for_nodes=True),
+    Route("DELETE", "/v1/vms/{vm}/part", "drop_part", is_conditional=True, for_nodes=True),
+    Route("GET", "/v1/live", "live", for_nodes=True),
     Route("POST", "/v1/flush", "flush"),
     Route("POST", "/v1/drain", "drain"),
     Route("POST", "/v1/undrain", "undrain"),
@@ -207,11 +209,10 @@ class Routes:
         _check_names(query)
         catalogue, now_s = self._sources.catalogue, self._sources.clock()
         try:
-            await self._in_thread(lambda: catalogue.forget(vm_id, now_s=now_s))
+            life = await self._in_thread(lambda: catalogue.forget(vm_id, now_s=now_s))
         except UnknownVmError as error:
             raise _unknown(vm_id) from error
-        self._sources.forgotten(vm_id)
-        await self._in_thread(lambda: delete_store(self._sources.store_path(vm_id)))
+        await self._sources.forgotten(vm_id, life)
         return Answer(204)
 
     async def part(self, query: Query, vm_id: str) -> Answer:
@@ -253,13 +254,16 @@ class Routes:
         return Answer(200, msgspec.json.encode(await self._sources.flush(wanted == "all")))
 
     async def drain(self, query: Query) -> Answer:
-        _check_names(query)
-        self._sources.drain(True)
+        _check_names(query, "for_good")
+        wanted = query.get("for_good", "0")
+        if wanted not in ("0", "1"):
+            raise wrong(f"for_good: {wanted[:100]!r} is neither 0 nor 1")
+        self._sources.drain(Drain.FOR_GOOD if wanted == "1" else Drain.WANTED)
         return Answer(200, b'{"state": "draining"}')
 
     async def undrain(self, query: Query) -> Answer:
         _check_names(query)
-        self._sources.drain(False)
+        self._sources.drain(Drain.UNDONE)
         return Answer(200, b'{"state": "up"}')
 
     def _span(self, query: Query) -> tuple[int, int]:

@@ -92,6 +92,7 @@ class AgentsDoor(HttpConnection):
 
     Attributes:
         outdated: the token of the request at hand is of a key that is to go.
+        generation: of that token.
     """
 
     factory: AgentsDoorFactory
@@ -100,6 +101,7 @@ class AgentsDoor(HttpConnection):
         super().__init__(factory)
         self.parts = factory.parts
         self.outdated = False
+        self.generation = 0
         self._verified: tuple[bytes, bytes, str, int, TokenKeys] | None = None
 
     def on_request(self, request: Request) -> None:
@@ -140,6 +142,7 @@ class AgentsDoor(HttpConnection):
                 content_encoding=encoding.decode("latin-1") if encoding else None,
                 now_s=received_s,
                 limits=self.parts.limits.decode,
+                generation=self.generation,
             )
         except ClocksApart as apart:
             if self.factory.clock_doubt.is_ours(vm, received_s):
@@ -185,6 +188,7 @@ class AgentsDoor(HttpConnection):
             self.outdated = self.parts.is_outdated(authorization[7:])
             # An agent comes with the same token again and again: its mac need not be computed each time.
             self._verified = (authorization, fallow_vm, vm, generation, keys)
+        self.generation = generation
         reason = self.parts.revocations().refuses(vm, generation)
         if reason is not None:
             status = 409 if reason == IDENTITY_CONFLICT else 401
@@ -374,5 +378,6 @@ def without_old(push: Push, cutoff_ts: float) -> tuple[Push | None, list[dict[st
         oldest_ts=min(timestamps),
         newest_ts=max(timestamps),
         unknown_fields=push.unknown_fields,
+        generation=push.generation,
     )
     return kept, rejected

@@ -33,6 +33,7 @@ from typing import Any, BinaryIO
 from agent.settings import ConfigError
 from aggregator.data_lock import DataDirectoryBusyError, lock_data_directory
 from aggregator.fleet_db import BUSY_TIMEOUT_S, FILE_NAME
+from aggregator.fleet_place import NOTE_FILE_NAME
 from aggregator.journal_format import segment_number
 from aggregator.node_name import NODE_FILE_NAME
 from aggregator.store_files import connect_read_only
@@ -43,7 +44,7 @@ FORMAT = 1
 
 _JOURNAL, _STORES, _OWED, _LOCK = "journal", "stores", "summaries.pending", "lock"
 # Without its name a restored directory would be another node, and its VMs at home nowhere.
-_KEPT_FILES = (KEY_FILE_NAME, "admin.token", NODE_FILE_NAME)
+_KEPT_FILES = (KEY_FILE_NAME, "admin.token", NODE_FILE_NAME, NOTE_FILE_NAME)
 _STAGING = "restore.partial"
 _PIECE_BYTES = 1 << 20
 

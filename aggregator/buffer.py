@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from itertools import islice
-from typing import NamedTuple, Protocol
 
+from aggregator.buffer_entry import Added, Entry, PushLike
+from aggregator.lives import Lives, life_of
 from aggregator.problems import Problem
 from aggregator.rows import ROW_BYTES, row_ts, unpack_rows
 from aggregator.summary import Heard, Taken, flags_of
@@ -20,61 +20,8 @@ LIVE_ROWS = 10
 _FORGET_SILENT_S = 86400.0
 _FORMER_BOOTS = 4
 _MOST_COUNTED = 20_000
-
-
-class PushLike(Protocol):
-    """The part of `decode.Push` that the buffer reads."""
-
-    @property
-    def vm(self) -> str: ...
-    @property
-    def boot(self) -> str: ...
-    @property
-    def sent_s(self) -> float: ...
-    @property
-    def rows(self) -> bytes: ...
-    @property
-    def count(self) -> int: ...
-    @property
-    def oldest_ts(self) -> int: ...
-    @property
-    def newest_ts(self) -> int: ...
-
-
-class Added(NamedTuple):
-    """What became of a push's samples, as far as memory can tell."""
-
-    stored: int
-    duplicate: int
-    conflict: int
-
-
 _ONE = Added(1, 0, 0)
-
-
-@dataclass(slots=True)
-class _Entry:
-    """One VM. `stored_bytes <= taken_bytes <= len(rows)`, all multiples of ROW_BYTES.
-
-    `first_ts` is the oldest sample of the push with which this boot appeared; `conflicts` those not yet counted in
-    the store.
-    """
-
-    rows: bytearray
-    boot: str
-    first_ts: int
-    newest_ts: int
-    received_s: float
-    skew_s: float
-    stored_bytes: int = 0
-    taken_bytes: int = 0
-    conflicts: int = 0
-    taken_conflicts: int = 0
-    former_boots: tuple[str, ...] = ()
-    identity_conflict: bool = False
-    news: bool = False  # the summary must change although no row came
-    taken_news: bool = False
-    late: bool = False  # some row came after one with a later ts
+_NONE = Added(0, 0, 0)
 
 
 class Buffer:
@@ -83,10 +30,21 @@ class Buffer:
     Args:
         max_rows: unstored rows held before pushes are refused with 503.
         on_identity_conflict: told once of each VM as which two machines push.
+        on_new_life: told of VMs, and their life, whose push is the first sign that they were forgotten and came back.
+
+    Attributes: lives: what is known of the VMs' lives; memory holds rows of the newest alone.
     """
 
-    def __init__(self, *, max_rows: int, on_identity_conflict: Callable[[str], object] = lambda _vm: None) -> None:
-        self._entries: dict[str, _Entry] = {}
+    def __init__(
+        self,
+        *,
+        max_rows: int,
+        on_identity_conflict: Callable[[str], object] = lambda _vm: None,
+        on_new_life: Callable[[str, int], object] = lambda _vm, _life: None,
+    ) -> None:
+        self.lives = Lives()
+        self._on_new_life = on_new_life
+        self._entries: dict[str, Entry] = {}
         self._max_rows = max_rows
         self._on_identity_conflict = on_identity_conflict
         self._clones: frozenset[str] = frozenset()
@@ -118,6 +76,8 @@ class Buffer:
         if self.unstored_rows and self.unstored_rows + push.count > self._max_rows:
             return Problem(503, "buffer-full", "the stores are behind; try again later", retry_after_s=30)
         entry = self._entries.get(push.vm)
+        if (entry is None or entry.generation != push.generation) and self._is_over(push):
+            return Problem(401, "forgotten", f"the token of {push.vm} counts no more (forgotten): enrol again")
         if entry is None or (entry.boot == push.boot and not entry.identity_conflict):
             return None
         if not entry.identity_conflict:
@@ -151,10 +111,15 @@ class Buffer:
             entry.news = True
 
     def add(self, push: PushLike, received_s: float) -> Added:
-        """Takes in a push that is durable. A second sample of one (VM, ts) is never kept."""
+        """Takes in a push that is durable. A second sample of one (VM, ts) is never kept.
+
+        Nothing is kept of a VM that was forgotten after the push's token was given out.
+        """
         entry = self._entries.get(push.vm)
-        if entry is None:
-            entry = self._entries[push.vm] = _Entry(bytearray(), push.boot, push.oldest_ts, 0, 0.0, 0.0)
+        if entry is None or entry.generation != push.generation:
+            if self._is_over(push):
+                return _NONE
+            entry = self._entry(push, entry)
         # The last to come is the newest, whatever our clock says: it may have been set back.
         entry.received_s = self.newest_received_s = received_s
         entry.skew_s = received_s - push.sent_s
@@ -167,8 +132,24 @@ class Buffer:
             return _ONE
         return self._add_carefully(entry, push)
 
+    def _is_over(self, push: PushLike) -> bool:
+        return self.lives.is_over(push.vm, life_of(push.generation))
+
+    def _entry(self, push: PushLike, entry: Entry | None) -> Entry:
+        """Where a push goes that is the first of its VM here, or of its token."""
+        life = life_of(push.generation)
+        if self.lives.learn(push.vm, life):
+            # Nobody is given a token of a life before the one before it was forgotten.
+            self.forget_before(push.vm, life)
+            entry = None
+            self._on_new_life(push.vm, life)
+        if entry is None:
+            entry = self._entries[push.vm] = Entry(bytearray(), push.boot, push.oldest_ts, 0, 0.0, 0.0, push.generation)
+        entry.generation = push.generation
+        return entry
+
     @staticmethod
-    def _note_boot(entry: _Entry, push: PushLike) -> None:
+    def _note_boot(entry: Entry, push: PushLike) -> None:
         # Not only what is newer than all: of two machines, one may always come second with the same minute.
         if push.boot in entry.former_boots or push.newest_ts < entry.first_ts:
             return
@@ -176,7 +157,7 @@ class Buffer:
             entry.former_boots = (*entry.former_boots, entry.boot)[-_FORMER_BOOTS:]
         entry.boot, entry.first_ts = push.boot, push.oldest_ts
 
-    def _add_carefully(self, entry: _Entry, push: PushLike) -> Added:
+    def _add_carefully(self, entry: Entry, push: PushLike) -> Added:
         held = entry.rows if push.oldest_ts <= entry.newest_ts else bytearray()
         known = {row_ts(held, index): index for index in range(len(held) // ROW_BYTES)}
         fresh: dict[int, bytes] = {}
@@ -239,7 +220,8 @@ class Buffer:
             return None
         rows = bytes(entry.rows[entry.stored_bytes : entry.taken_bytes])
         in_conflict = entry.identity_conflict or vm_id in self._clones
-        return Taken(vm_id, rows, entry.taken_conflicts, entry.received_s, entry.skew_s, in_conflict)
+        life = life_of(entry.generation)
+        return Taken(vm_id, rows, entry.taken_conflicts, entry.received_s, entry.skew_s, in_conflict, life=life)
 
     def stored(self, vm_id: str) -> None:
         """The store now holds what was taken: only the last rows stay, for those who look at the present."""
@@ -272,6 +254,12 @@ class Buffer:
         if entry is not None:
             self._removals += 1
             self.unstored_rows -= (len(entry.rows) - entry.stored_bytes) // ROW_BYTES
+
+    def forget_before(self, vm_id: str, life: int) -> None:
+        """Drops what is held of a VM if it is of a life before this one."""
+        entry = self._entries.get(vm_id)
+        if entry is not None and life_of(entry.generation) < life:
+            self.forget(vm_id)
 
     def forget_silent(self, vm_ids: Iterable[str], now_s: float) -> int:
         """Drops those that have been silent for a day and owe nothing; returns how many."""
@@ -340,7 +328,7 @@ class Buffer:
         return order
 
 
-def _live(vm_id: str, entry: _Entry, *, is_clone: bool) -> dict[str, object]:
+def _live(vm_id: str, entry: Entry, *, is_clone: bool) -> dict[str, object]:
     in_conflict = entry.identity_conflict or is_clone
     return {
         "vm": vm_id,

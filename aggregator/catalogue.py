@@ -20,8 +20,9 @@ from aggregator.enrolling import admit
 from aggregator.enrolment import Enrolment, MachineValue
 from aggregator.fleet import revocation, vm, vm_evidence, vm_part, vm_summary, vm_window
 from aggregator.fleet_db import reading
-from aggregator.generations import below, insert_into, newest, refuse_below
+from aggregator.generations import below, check_unspent, insert_into, newest, refuse_below
 from aggregator.join_tokens import JoinToken, Labels, Minted
+from aggregator.lives import MAX_LIFE, first_of, life_of
 from aggregator.problems import Problem, Refused
 from aggregator.tokens import IDENTITY_CONFLICT, Revocations
 from aggregator.vms_csv import parse_vms_csv
@@ -30,6 +31,7 @@ from aggregator.waits import State, Wait
 __all__ = ["Catalogue", "ImportResult", "Labels", "UnknownVmError", "VmRecord"]
 
 _RETRY_AFTER_S = 30
+_NO_SUMMARY = dict.fromkeys(("oldest_s", "newest_s", "received_s", "skew_s", "interval_s", "conflicts", "updated_s"), 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,6 +194,7 @@ class Catalogue:
                 raise Refused(Problem(401, "revoked", f"generation {generation} of the token of {vm_id} is refused"))
             if generation == last - 1:
                 return last
+            check_unspent(vm_id, generation + 1)
             connection.execute(sa.update(vm).where(vm.c.vm_id == vm_id).values(generation=generation + 1))
             refuse_below(connection, vm_id, generation, "rotated", now_s)
         return generation + 1
@@ -256,21 +259,29 @@ class Catalogue:
             added = (connection.scalar(count) or 0) - before
         return ImportResult(added=added, updated=len(rows) - added)
 
-    def forget(self, vm_id: str, *, now_s: float) -> None:
-        """Deletes all the database holds of a VM but that its tokens are refused; the caller deletes its store.
+    def forget(self, vm_id: str, *, now_s: float) -> int:
+        """Deletes all the database holds of a VM but that its tokens are refused; returns the life that counts now.
+
+        Each aggregator deletes what it holds of lives before when it reads the revocations again.
 
         Raises: UnknownVmError: nothing was held.
         """
         with self._writing() as connection:
             generation = newest(connection, vm_id)
             deleted = 0
+            # Whoever writes a first summary of the VM right now ends before this goes on, and its row is seen then.
+            held = insert_into(connection, vm_summary).values(_NO_SUMMARY | {"vm_id": vm_id})
+            deleted -= connection.execute(held.on_conflict_do_nothing()).rowcount
             waits.forget_vm(connection, vm_id)
             for table in (vm, vm_summary, vm_window, vm_evidence, vm_part):
                 deleted += connection.execute(sa.delete(table).where(table.c.vm_id == vm_id)).rowcount
             if not deleted:
                 raise UnknownVmError(vm_id)
-            # Without its row the generation is unknown; every VM that enrolled holds at least the first.
-            refuse_below(connection, vm_id, max(generation, 1) + 1, "forgotten", now_s)
+            life = life_of(max(generation, below(connection, vm_id))) + 1
+            if life > MAX_LIFE:
+                raise Refused(Problem(409, "lives-spent", f"{vm_id} was forgotten {MAX_LIFE} times before"))
+            refuse_below(connection, vm_id, first_of(life), "forgotten", now_s)
+        return life
 
     @contextmanager
     def _writing(self) -> Iterator[sa.Connection]:

@@ -68,12 +68,6 @@ class JournalFacts:
     problems: list[str] = field(default_factory=list)
 
 
-def list_stores(data_dir: Path) -> dict[str, Path]:
-    """The path of each VM's store, by id. Raises OSError: the folders cannot be read."""
-    found = {path.name.removesuffix(".db"): path for path in (data_dir / "stores").glob("*/*/*.db")}
-    return dict(sorted(found.items()))
-
-
 def read_facts(path: Path, vm_id: str) -> StoreFacts:
     """Raises StoreError: absent, unreadable or not a store."""
     try:

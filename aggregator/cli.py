@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from agent.settings import ConfigError
 from agent.wire import is_vm_id
-from aggregator.config import default_data_dir
+from aggregator.config import load_config
 
 EXIT_FAILED, EXIT_USAGE, EXIT_UNREACHABLE = 1, 2, 69
 
@@ -27,13 +27,13 @@ Command = Callable[[argparse.Namespace], int]
 def add_command(
     subparsers: Any, name: str, command: Command, summary: str, *examples: str, is_inner: bool = False
 ) -> argparse.ArgumentParser:
-    """A parser below what `argparse.ArgumentParser.add_subparsers` returned, with `--data`.
+    """A parser below what `argparse.ArgumentParser.add_subparsers` returned, with `--data` and `--config`.
 
     It sets `command`: parsed options → exit code, with what a user, a disk or a database may cause on stderr.
 
     Args:
         examples: whole command lines, for `--help`.
-        is_inner: below a command that has the option too: what is given there is not overwritten by a default.
+        is_inner: below a command that has the options too: what is given there is not overwritten by a default.
     """
     parser: argparse.ArgumentParser = subparsers.add_parser(
         name,
@@ -42,12 +42,20 @@ def add_command(
         epilog="\n  ".join(["example:" if len(examples) == 1 else "examples:", *examples]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    default = argparse.SUPPRESS if is_inner else None
     parser.add_argument(
         "--data",
         type=Path,
         metavar="DIR",
-        default=argparse.SUPPRESS if is_inner else None,
+        default=default,
         help="data directory (default: $FALLOW_DATA, else /var/lib/fallow)",
+    )
+    parser.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        default=default,
+        help="settings of run, in TOML: data directory and fleet database; options given here go over them",
     )
     parser.set_defaults(command=partial(_guarded, command))
     return parser
@@ -61,12 +69,14 @@ def add_fleet_url(parser: argparse.ArgumentParser, *, is_inner: bool = False) ->
 
 
 def _guarded(command: Command, options: argparse.Namespace) -> int:
-    from sqlalchemy.exc import OperationalError  # noqa: PLC0415
+    from sqlalchemy.exc import SQLAlchemyError  # noqa: PLC0415
 
+    from aggregator.fleet_errors import AWAY, is_refusal, trouble  # noqa: PLC0415
     from aggregator.problems import Refused  # noqa: PLC0415
 
     status = EXIT_FAILED
     try:
+        _take_settings(options)
         status = command(options)
         sys.stdout.flush()
     except ConfigError as error:
@@ -75,9 +85,12 @@ def _guarded(command: Command, options: argparse.Namespace) -> int:
     except Refused as error:
         complain(str(error))
         status = EXIT_UNREACHABLE if error.problem.status == 503 else EXIT_FAILED
-    except OperationalError as error:
-        complain(f"the fleet database does not answer: {error.orig}")
-        status = EXIT_UNREACHABLE
+    except SQLAlchemyError as error:
+        refuses = is_refusal(error)
+        if not (refuses or isinstance(error, AWAY)):
+            raise
+        complain(trouble(error))
+        status = EXIT_USAGE if refuses else EXIT_UNREACHABLE
     except BrokenPipeError:
         # Whoever read the results has gone; without this Python would complain once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -90,15 +103,19 @@ def _guarded(command: Command, options: argparse.Namespace) -> int:
     return status
 
 
-def chosen_data_dir(options: argparse.Namespace) -> Path:
-    """`--data`, else the default, whether or not it is there."""
-    data_dir: Path | None = options.data
-    return default_data_dir() if data_dir is None else data_dir
+def _take_settings(options: argparse.Namespace) -> None:
+    """Sets `data` and `fleet_url` as `run` would: by the command line, else the file, else the default.
+
+    Raises: ConfigError: mistakes in the file, whatever they are about, as in `run`.
+    """
+    told = {"data": options.data, "fleet.url": getattr(options, "fleet_url", None)}
+    config = load_config(options.config, {key: str(value) for key, value in told.items() if value is not None})
+    options.data, options.fleet_url = config.data_dir, config.fleet_url
 
 
 def existing_data_dir(options: argparse.Namespace) -> Path:
-    """`--data`, else the default. Raises ConfigError: it is no directory."""
-    data_dir = chosen_data_dir(options)
+    """The data directory of a command. Raises ConfigError: it is no directory."""
+    data_dir: Path = options.data
     if not data_dir.is_dir():
         raise ConfigError(f"--data: {data_dir} is not a directory")
     return data_dir
@@ -121,6 +138,11 @@ def parse_vm(text: str) -> str:
     if not is_vm_id(text):
         raise ValueError(f"{text!r} is not a VM id")
     return text
+
+
+def counted(count: int, noun: str) -> str:
+    """`1 VM`, `2 VMs`; of nouns that take an s."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def say(text: str, end: str = "\n") -> None:

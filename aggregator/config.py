@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from agent.settings import (
     ConfigError,
     SettingsReader,
+    load_toml,
     parse_count,
     parse_duration_s,
     parse_flag,
@@ -180,6 +181,18 @@ class AggregatorConfig:
         if problems:
             raise ConfigError(problems)
         return config
+
+
+def load_config(path: Path | None, options: Mapping[str, str]) -> AggregatorConfig:
+    """The settings of a file, if there is one, and over them options of the command line by dotted key.
+
+    Raises: ConfigError: as `AggregatorConfig.parse`; the file cannot be read, or holds a password that others may read.
+    """
+    table = {} if path is None else load_toml(path)
+    config = AggregatorConfig.parse(table, source="settings" if path is None else str(path), options=options)
+    if path is not None and "fleet.url" not in options:
+        refuse_open_password(path, config.fleet_url)
+    return config
 
 
 def refuse_open_password(path: Path, fleet_url: str | None) -> None:

@@ -51,6 +51,7 @@ class Push(msgspec.Struct, frozen=True, gc=False):
         oldest_ts: smallest `ts`, Unix seconds.
         newest_ts: largest `ts`.
         unknown_fields: names in the message that this version does not know.
+        generation: of the token that it came with.
     """
 
     vm: str
@@ -63,6 +64,7 @@ class Push(msgspec.Struct, frozen=True, gc=False):
     oldest_ts: int
     newest_ts: int
     unknown_fields: int = 0
+    generation: int = 0
 
 
 def _message_decoder(
@@ -114,7 +116,12 @@ _DEFAULT_LIMITS = DecodeLimits()
 
 
 def decode_push(
-    body: bytes, *, content_encoding: str | None, now_s: float, limits: DecodeLimits = _DEFAULT_LIMITS
+    body: bytes,
+    *,
+    content_encoding: str | None,
+    now_s: float,
+    limits: DecodeLimits = _DEFAULT_LIMITS,
+    generation: int = 0,
 ) -> Push:
     """One push, checked.
 
@@ -123,6 +130,7 @@ def decode_push(
         content_encoding: None, `identity` or `gzip`.
         now_s: Unix time on the aggregator's clock.
         limits: bounds.
+        generation: of the token that it came with.
 
     Raises: Refused: 400 not well-formed, 413 too much, 415 unknown encoding, 422 of a wrong type or out of range,
         ClocksApart: too far ahead by our clock, but not by the VM's.
@@ -159,7 +167,17 @@ def decode_push(
     else:
         rows, oldest_ts, newest_ts = _pack_all(samples, interval_s, now_s, message.sent_s)
     return Push(
-        vm, message.boot, message.seq, message.sent_s, interval_s, rows, count, oldest_ts, newest_ts, unknown_fields
+        vm,
+        message.boot,
+        message.seq,
+        message.sent_s,
+        interval_s,
+        rows,
+        count,
+        oldest_ts,
+        newest_ts,
+        unknown_fields,
+        generation,
     )
 
 

@@ -14,7 +14,7 @@ from aggregator import inventory, join_tokens, waits
 from aggregator.admission import Asking, Check, Known, clean_macs, doubt, fits
 from aggregator.enrolment import Enrolment
 from aggregator.fleet import vm, vm_summary
-from aggregator.generations import below, insert_into, newest, refuse_below
+from aggregator.generations import below, check_unspent, insert_into, newest, refuse_below
 from aggregator.join_tokens import JoinToken
 from aggregator.problems import Problem
 from aggregator.waits import State
@@ -40,6 +40,7 @@ def admit(
     make = insert_into(connection, vm).values(vm_id=request.vm).on_conflict_do_nothing().returning(vm.c.vm_id)
     is_new = connection.execute(make).first() is not None
     generation = max(newest(connection, request.vm) + 1, below(connection, request.vm))
+    check_unspent(request.vm, generation)
     asking = Asking(vm=request.vm, peer=peer, macs=clean_macs(request.macs))
     known = _known(connection, request.vm, heard_s)
     problem = _objection(connection, token, request, asking, known, check, now_s)

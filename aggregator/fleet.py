@@ -100,6 +100,11 @@ node = sa.Table(
     sa.Column("vms", sa.BigInteger, nullable=False, comment="VMs it heard of within a day"),
     sa.Column("owed", sa.BigInteger, nullable=False, comment="summaries it has still to write here"),
     sa.Column("free_bytes", sa.BigInteger, comment="room on the disk of its stores"),
+    sa.Column("ahead_s", sa.Double, comment="its clock less that of this database; NULL: not told, here and below"),
+    sa.Column(
+        "key_marks", sa.Text, comment="kid:mark:mark of each key, by which others tell whether theirs is the same"
+    ),
+    sa.Column("is_leaving", sa.Boolean, comment="it drains for good: others take over what it keeps"),
     sqlite_with_rowid=False,
 )
 

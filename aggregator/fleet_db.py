@@ -20,12 +20,13 @@ import sqlalchemy as sa
 
 from agent.settings import ConfigError
 from aggregator.fleet import metadata
+from aggregator.fleet_place import refuse_absent, refuse_elsewhere
 from aggregator.schema_steps import Steps, nodes_below, note_floor, read_floor
 from aggregator.tokens import sync_directory
 
 # The newest file of migrations/versions. Here too, so that a start that has nothing to migrate and the
 # report need no Alembic. Revisions are numbers of four digits: their order is that of the texts.
-SCHEMA_REVISION = "0003"
+SCHEMA_REVISION = "0004"
 FILE_NAME = "fleet.db"
 BUSY_TIMEOUT_S = 10
 # For a server of PostgreSQL that is silent, and for a connection of the pool when all are in use.
@@ -83,7 +84,8 @@ def open_fleet(url: str | None, data_dir: Path, *, must_exist: bool = False) -> 
         url: of SQLAlchemy; None is `fleet.db` in `data_dir`.
         must_exist: never makes the file of SQLite.
 
-    Raises: ConfigError: neither a file of SQLite nor PostgreSQL, no driver, or the file or its directory is absent.
+    Raises: ConfigError: neither a file of SQLite nor PostgreSQL, no driver, the file or its directory is absent, or a
+        note in `data_dir` says that its fleet database is elsewhere.
     """
     parsed = _parse_url(url, data_dir)
     if parsed.get_backend_name() != "sqlite":
@@ -92,7 +94,7 @@ def open_fleet(url: str | None, data_dir: Path, *, must_exist: bool = False) -> 
     if not path.parent.is_dir():
         raise ConfigError(f"{path.parent}: is not a directory")
     if must_exist:
-        _refuse_absent(path)
+        refuse_absent(path)
     engine = _create_engine(parsed)
     _configure_sqlite(engine, read_only=False)
     return engine
@@ -108,7 +110,7 @@ def open_fleet_read_only(url: str | None, data_dir: Path) -> sa.Engine:
     parsed = _parse_url(url, data_dir)
     if parsed.get_backend_name() == "sqlite":
         path = Path(parsed.database or "")
-        _refuse_absent(path)
+        refuse_absent(path)
         file_url = sa.URL.create("sqlite", database=f"file:{quote(str(path))}", query={"mode": "ro", "uri": "true"})
         engine = _create_engine(file_url)
         _configure_sqlite(engine, read_only=True)
@@ -219,6 +221,7 @@ def migrate(engine: sa.Engine, schema: Schema = FLEET, *, clock: Callable[[], fl
 
 def _parse_url(url: str | None, data_dir: Path) -> sa.URL:
     if url is None:
+        refuse_elsewhere(data_dir)
         return sa.URL.create("sqlite", database=str(data_dir / FILE_NAME))
     try:
         parsed = sa.make_url(url)
@@ -227,6 +230,9 @@ def _parse_url(url: str | None, data_dir: Path) -> sa.URL:
         raise ConfigError(
             "database: is not a URL such as sqlite:////path/fleet.db or postgresql+psycopg://host/fallow"
         ) from None
+    if "password" in parsed.query:
+        # There messages would repeat it, and nobody would look who may read the file of the URL.
+        raise ConfigError("database: a password belongs before the host of a URL, or in a passfile, not after its '?'")
     backend = parsed.get_backend_name()
     if backend not in {"sqlite", "postgresql"}:
         raise ConfigError(f"database: {backend!r} is not supported (sqlite or postgresql)")
@@ -253,11 +259,6 @@ def _create_engine(url: sa.URL) -> sa.Engine:
         return sa.create_engine(url, connect_args=limits, pool_timeout=POOL_TIMEOUT_S)
     except (ImportError, sa.exc.NoSuchModuleError) as error:
         raise ConfigError(f"database: {url.render_as_string()}: its driver is not installed ({error})") from error
-
-
-def _refuse_absent(path: Path) -> None:
-    if not path.is_file():
-        raise ConfigError(f"{path}: there is no fleet database (start fallow-aggregator run first)")
 
 
 def _configure_sqlite(engine: sa.Engine, *, read_only: bool) -> None:

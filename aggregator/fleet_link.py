@@ -12,16 +12,14 @@ from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import Any, TypeVar
 
-import sqlalchemy as sa
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from aggregator.nodes import BEAT_S, NodeNameTakenError, Nodes
+from aggregator.fleet_errors import one_line
+from aggregator.nodes import BEAT_S, NodeNameTakenError, Nodes, Told
 from aggregator.own_node import OwnNode
 
-# What SQLAlchemy raises for a server that is away.
-AWAY = (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.TimeoutError)
 RETRY_S = 3.0
 PATIENCE_S = 5.0
 FAREWELL_S = 1.0  # of the five seconds that SIGTERM gives
@@ -61,6 +59,7 @@ class FleetLink:
         prepare: brings the database to this program's schema, as far as that is needed; returns the ids of all VMs
             that ever had a summary. Blocks.
         on_open: told of these ids when that succeeded after the start.
+        on_told: given what was learned whenever this aggregator has told of itself.
         in_thread: calls what blocks in a thread.
         reactor: tells when.
     Attributes:
@@ -79,6 +78,7 @@ class FleetLink:
         starts: frozenset[float] | None,
         prepare: Callable[[], Sequence[str]],
         on_open: Callable[[Sequence[str]], object],
+        on_told: Callable[[Told], object] = lambda _told: None,
         in_thread: Callable[[Callable[[], Any]], Deferred[Any]],
         reactor: Any,
     ) -> None:
@@ -90,6 +90,7 @@ class FleetLink:
         self._starts = starts
         self._prepare = prepare
         self._on_open = on_open
+        self._on_told = on_told
         self._in_thread = in_thread
         self._reactor = reactor
         self._is_registered = False
@@ -198,10 +199,12 @@ class FleetLink:
             self.is_open = True
             if not self._is_stopping:
                 self._on_open(result)
-        elif step is _Step.REGISTER:
-            self._is_registered = True
-            if result:
-                self._log.info("{n} VMs had no aggregator: this one has their history", n=result)
+            return True
+        self._is_registered = True
+        if result.claimed:
+            self._log.info("{n} VMs had no aggregator: this one has their history", n=result.claimed)
+        if not self._is_stopping:
+            self._on_told(result)
         return True
 
     def _failed(self, failure: Failure) -> bool:
@@ -227,9 +230,3 @@ class FleetLink:
             if timer is not None and timer.active():
                 timer.cancel()
         self._timer = self._impatience = None
-
-
-def one_line(error: BaseException | None) -> str:
-    """What went wrong, without the statement, and without SQLAlchemy's advice."""
-    said = getattr(error, "orig", None) or error
-    return " ".join(str(said).split()) or type(error).__name__

@@ -19,29 +19,21 @@ from twisted.python.failure import Failure
 
 from aggregator.buffer import Buffer
 from aggregator.flush_report import FlushReport, FlushTotals
-from aggregator.flush_take import PIECE_VMS, Pieces, take
+from aggregator.flush_take import CHUNK_VMS, PIECE_VMS, Pieces, take
 from aggregator.flush_turns import FlushTurns
 from aggregator.pending import PendingSummaries
 from aggregator.pool import Workers
 from aggregator.rows import ROW_BYTES
-from aggregator.summary import ChunkResult, Taken
+from aggregator.summary import ChunkResult, Summary, Taken
 from aggregator.summary_queue import SummaryQueue
 from aggregator.verify_turns import VerifyTurns
 
-CHUNK_VMS = 128
-_WORKER_FDS = 24  # of a worker, beside its stores: its pipe, its modules
-_STORE_FDS = 3  # the store, its rollback journal, their folder while that is synced
 CHUNK_ROWS = 60_000  # bounds a worker's memory after an outage, when each VM brings days of rows
 # While half of the fleet seems to be this far off, it is our clock that is wrong: delete nothing.
 CLOCK_DOUBT_S = 3600.0
 _YOUNG_S = 86400.0
 # So long does whoever asks for a flush wait for the fleet database.
 SUMMARIES_WITHIN_S = 60.0
-
-
-def chunk_vms_for(descriptors: int) -> int:
-    """How many VMs a worker that may open so many descriptors is given at once: it opens all their stores."""
-    return max(1, min(CHUNK_VMS, (descriptors - _WORKER_FDS) // _STORE_FDS))
 
 
 class JournalLike(Protocol):
@@ -161,6 +153,15 @@ class Flusher:
         """The store of this VM is about to go, or has gone, for a reason."""
         self._known.discard(vm_id)
 
+    def life_of(self, vm_id: str) -> int:
+        """Which life of a VM counts, as far as is known here."""
+        return self._buffer.lives.of(vm_id)
+
+    def owe(self, vm_ids: Iterable[str]) -> None:
+        """Has the summaries of these VMs read from their stores and told anew, durably if the disk takes the note."""
+        self._owed.update(vm_ids)
+        self._note_owed(FlushReport())
+
     def hurry(self, vm_id: str) -> None:
         """Has the next flush store this VM's rows, whosever turn it is: somebody waits for them."""
         self._hurried.add(vm_id)
@@ -265,7 +266,9 @@ class Flusher:
                 outcome.raiseException()
         self._settle(turns, covered, report)
         if not wish.everybody:
-            self._summaries.hear(self._buffer.waiting())
+            # Not of those that are not known yet: a row that tells of what no store here holds would make this node
+            # miss the store. The next flush stores them.
+            self._summaries.hear(one for one in self._buffer.waiting() if one.vm_id in self._known)
         silent_at_s = self._clock()
         async for piece in self._pieces.of(self._buffer.vm_ids()):
             self._buffer.forget_silent(piece, silent_at_s)
@@ -303,9 +306,10 @@ class Flusher:
         report = turn.report
         for chunk in self._chunks(vm_ids, turn):
             result = await self._submit(number, chunk, turn)
-            for share in chunk:
-                if share.vm_id not in result.failures:
-                    self._buffer.stored(share.vm_id)
+            # What became of a VM that was forgotten meanwhile counts no more.
+            stored = [one for one in chunk if one.vm_id not in result.failures and not self._is_over(one)]
+            for share in stored:
+                self._buffer.stored(share.vm_id)
             report.vms += len(chunk) - len(result.failures)
             report.rows += result.inserted
             report.duplicates += result.duplicates
@@ -321,16 +325,20 @@ class Flusher:
                     why=why,
                     moved=moved,
                 )
-            for summary in result.summaries:
+            summaries = [summary for summary in result.summaries if not self._is_over(summary)]
+            for summary in summaries:
                 self._known.add(summary.vm_id)
                 (self._figures_due.discard if summary.figures else self._figures_due.add)(summary.vm_id)
                 is_young = summary.newest_s - summary.oldest_s < _YOUNG_S
                 (self._young.add if is_young else self._young.discard)(summary.vm_id)
             # A VM without a single row has no summary to write, and owes none. One whose figures were not read may
             # owe those of an hour that has closed.
-            paid = (share.vm_id for share in chunk if share.wants_figures and share.vm_id not in result.failures)
+            paid = (share.vm_id for share in stored if share.wants_figures)
             self._owed.difference_update(paid)
-            self._owed.update(self._summaries.put(result.summaries))
+            self._owed.update(self._summaries.put(summaries))
+
+    def _is_over(self, one: Taken | Summary) -> bool:
+        return self._buffer.lives.is_over(one.vm_id, one.life)
 
     def _chunks(self, vm_ids: list[str], turn: _Turn) -> Iterator[list[Taken]]:
         chunk: list[Taken] = []
@@ -342,7 +350,7 @@ class Flusher:
                 if vm_id not in self._owed:
                     continue  # forgotten meanwhile
                 # Owes a summary from before a restart and has not pushed since: its store knows the rest.
-                share = Taken(vm_id, b"", 0, 0.0, 0.0, False)
+                share = Taken(vm_id, b"", 0, 0.0, 0.0, False, life=self.life_of(vm_id))
             if chunk and (len(chunk) >= self._chunk_vms or size + len(share.rows) > CHUNK_ROWS * ROW_BYTES):
                 yield chunk
                 chunk, size = [], 0
@@ -401,15 +409,7 @@ class Flusher:
         return bool(skews_s) and statistics.median(skews_s) <= CLOCK_DOUBT_S
 
     def _count(self, report: FlushReport) -> None:
-        self.totals.flushes += 1
-        self.totals.seconds += report.seconds
-        self.totals.last_s = self._clock()
-        self.totals.last_duration_s = report.seconds
-        self.totals.rows += report.rows
-        self.totals.duplicates += report.duplicates
-        self.totals.conflicts += report.conflicts
-        self.totals.stores += report.vms
-        self.totals.store_failures += len(report.failures)
+        self.totals.add(report, now_s=self._clock())
         if report.vms or report.failures:
             self._log.info(
                 "flushed {rows} rows of {vms} VMs in {seconds:.1f} s ({failed} failed, {owed} summaries unwritten)",

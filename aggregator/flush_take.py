@@ -17,6 +17,14 @@ from aggregator.buffer import Buffer
 from aggregator.pool import partition_of
 
 PIECE_VMS = 2_000  # some milliseconds
+CHUNK_VMS = 128
+_WORKER_FDS = 24  # of a worker, beside its stores: its pipe, its modules
+_STORE_FDS = 3  # the store, its rollback journal, their folder while that is synced
+
+
+def chunk_vms_for(descriptors: int) -> int:
+    """How many VMs a worker that may open so many descriptors is given at once: it opens all their stores."""
+    return max(1, min(CHUNK_VMS, (descriptors - _WORKER_FDS) // _STORE_FDS))
 
 
 class Pieces:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from aggregator.fleet import revocation, vm
+from aggregator.lives import TOKENS_A_LIFE, first_of, is_spent, life_of
+from aggregator.problems import Problem, Refused
 
 
 def insert_into(connection: sa.Connection, table: sa.Table) -> postgresql.Insert | sqlite.Insert:
@@ -21,6 +25,22 @@ def newest(connection: sa.Connection, vm_id: str) -> int:
 def below(connection: sa.Connection, vm_id: str) -> int:
     """The first generation that is not refused; 0 where none was ever refused."""
     return connection.scalar(sa.select(revocation.c.below_generation).where(revocation.c.vm_id == vm_id)) or 0
+
+
+def check_unspent(vm_id: str, generation: int) -> None:
+    """Raises Refused: no token of this generation may be given out."""
+    if is_spent(generation):
+        detail = f"{vm_id} has had all of its {TOKENS_A_LIFE} tokens: an admin must forget it"
+        raise Refused(Problem(403, "tokens-spent", detail))
+
+
+def lives_by_vm(connection: sa.Connection, vm_ids: Sequence[str]) -> dict[str, int]:
+    """Of those of the VMs that were ever forgotten: the life that counts."""
+    refused = revocation.c
+    forgotten = sa.select(refused.vm_id, refused.below_generation).where(
+        refused.vm_id.in_(vm_ids), refused.below_generation >= first_of(1)
+    )
+    return {vm_id: life_of(generation) for vm_id, generation in connection.execute(forgotten)}
 
 
 def refuse_below(connection: sa.Connection, vm_id: str, generation: int, reason: str, now_s: float) -> None:

@@ -1,7 +1,8 @@
 """Which aggregator keeps a VM's history: what is written of a summary, by what the fleet database says so far. Pure.
 
-The home is the node that holds the newest sample. Another that holds some too has a part, which the home takes in
-later; until then the figures that stand are those of the last whole history.
+The home is the node that holds the newest sample; one from the future counts as of when it came. Another that holds
+some too has a part, which the home takes in later; until then the figures that stand are those of the last whole
+history.
 """
 
 from __future__ import annotations
@@ -10,15 +11,21 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from aggregator.summary import Summary
+from aggregator.summary import SKEW_LIMIT_S, Summary
 
 
 class Home(NamedTuple):
-    """What the fleet database says of a VM; `node` is empty where none has said so yet."""
+    """What the fleet database says of a VM.
+
+    Attributes:
+        node: empty where none has said so yet.
+        received_s: when its newest push came.
+    """
 
     node: str
     oldest_s: int
     newest_s: int
+    received_s: float
 
 
 class Part(NamedTuple):
@@ -58,7 +65,12 @@ class Placing:
 
 
 def place(
-    summaries: Iterable[Summary], node: str, homes: Mapping[str, Home], parts: Mapping[str, Collection[str]]
+    summaries: Iterable[Summary],
+    node: str,
+    homes: Mapping[str, Home],
+    parts: Mapping[str, Collection[str]],
+    *,
+    now_s: float,
 ) -> Placing:
     """Decides for each summary of `node`, at most one a VM.
 
@@ -73,7 +85,7 @@ def place(
         holders = parts.get(vm_id, ())
         is_split = any(holder != node for holder in holders)
         if home is not None and home.node not in {"", node}:
-            if summary.newest_s <= home.newest_s:
+            if _as_of_s(summary, now_s) <= _as_of_s(home, now_s):
                 placing.parts.append(Part(vm_id, node, summary.oldest_s, summary.newest_s))
                 continue
             oldest_s = home.oldest_s
@@ -90,6 +102,14 @@ def place(
             summary = summary._replace(oldest_s=min(summary.oldest_s, home.oldest_s))  # noqa: PLW2901
         placing.rows.append(summary)
     return placing
+
+
+def _as_of_s(one: Summary | Home, now_s: float) -> float:
+    """When the newest sample was taken; of one that is from the future when it came, and 0 where that is not known.
+
+    Without that, a node that was sent one sample of tomorrow would be the home until then.
+    """
+    return one.newest_s if one.newest_s <= (one.received_s or now_s) + SKEW_LIMIT_S else one.received_s
 
 
 def fold(older: tuple[Summary, ...], newer: Summary) -> tuple[Summary, ...]:

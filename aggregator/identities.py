@@ -38,6 +38,7 @@ class Identities:
         cache: keeps the revocations for a start without the database.
         last_known: revocations of an earlier run, to begin with: the database is away. None: it is asked.
         is_open: whether the database is of this program's schema: nobody is let in before.
+        on_revocations: told of revocations whenever they were read again.
     Attributes:
         keys, revocations: as they were last read.
         waiting: how many requests to enrol wait for an admin.
@@ -61,9 +62,11 @@ class Identities:
         cache: RevocationCache,
         last_known: Revocations | None = None,
         is_open: Callable[[], bool] = lambda: True,
+        on_revocations: Callable[[Revocations], object] = lambda _read: None,
     ) -> None:
         self._catalogue = catalogue
         self._is_open = is_open
+        self._on_revocations = on_revocations
         self._buffer = buffer
         self._in_thread = in_thread
         self._clock = clock
@@ -150,8 +153,9 @@ class Identities:
         """Whether a token that verified is of a key that is to go."""
         return self.keys.value.is_outdated(token)
 
-    def _new_revocations(self, _read: Revocations) -> None:
+    def _new_revocations(self, read: Revocations) -> None:
         self.flag_clones()
+        self._on_revocations(read)
         # What counts does not wait for the disk. Of two at once the older may be kept: until the next reading.
         self._in_thread(lambda: self._cache.keep(self.revocations.value))
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.settings import ConfigError
-from aggregator.cli import add_command, add_fleet_url, existing_data_dir, say, say_table, time_text
+from aggregator.cli import add_command, add_fleet_url, counted, existing_data_dir, say, say_table, time_text
 from aggregator.vms_cli import reading_engine, writing_engine
 
 _COLUMNS = "vm, macs (a;b), pool, host"
@@ -53,7 +53,8 @@ def _import(options: argparse.Namespace) -> int:
         # An export that went wrong would end the check of enrolments, and nobody would see it.
         raise ConfigError(f"{options.file}: names no VM: --empty where {source} is to know none any more")
     with writing_engine(options) as engine:
-        say(f"{source}: {Inventory(engine).put(source, rows, time.time())} VMs")
+        put = Inventory(engine).put(source, rows, time.time())
+    say(f"{source}: {counted(put, 'VM')}")
     return 0
 
 

@@ -50,9 +50,11 @@ class PartTable(Protocol):
 
 
 class Histories(Protocol):
-    """The part of `Flusher` that is asked."""
+    """The part of `Flusher` that is asked: whether a VM had rows here, and which life of it counts."""
 
+    def know(self, vm_ids: Iterable[str]) -> None: ...
     def knows(self, vm_id: str) -> bool: ...
+    def life_of(self, vm_id: str) -> int: ...
 
 
 @dataclass(slots=True)
@@ -102,7 +104,7 @@ class Joiner:
     """Takes in parts, a round at a time. Called in the reactor's thread.
 
     Args:
-        connect: the door of an address. Raises ValueError: it may not be asked there.
+        connect: the door of a node, by name and address. Raises ValueError: it may not be asked there.
         flusher: knows which VMs have had rows here.
         written: writes the summary of a store that took in the parts of some nodes; as `SummaryQueue.joined`.
         in_thread: runs blocking work elsewhere.
@@ -117,7 +119,7 @@ class Joiner:
         self,
         *,
         parts: PartTable,
-        connect: Callable[[str], Door],
+        connect: Callable[[str, str], Door],
         workers: Caller,
         flusher: Histories,
         written: Callable[[Summary, Mapping[str, int]], Deferred[None]],
@@ -241,7 +243,7 @@ class Joiner:
         """Has the part here and nowhere else; what the store says as a whole. Raises as `_take`."""
         if self._is_stopped or self._nodes.holds(part.node):
             raise _Skipped
-        door = self._connect(part.url)
+        door = self._connect(part.node, part.url)
         target = f"/v1/vms/{quote(part.vm_id, safe='')}/part?node={quote(part.node, safe='')}"
         answer: AdminAnswer = await self._in_thread(lambda: door.get(target))
         self._nodes.succeeded(part.node)
@@ -250,22 +252,25 @@ class Joiner:
         elif answer.problem[0] != "no-part":
             raise _refused(part, answer)
         # Anew: a flush may have added to the store since, and what is written now must not be older.
-        whole = await self._call(part.vm_id, partial(settle_part, part.vm_id, part.node, self._had_history(part)))
+        whole = await self._call(part.vm_id, partial(settle_part, part.vm_id, part.node, *self._known_of(part)))
         if whole.summary is None:
             raise _Waits("what came last of this VM is not stored here yet", is_usual=True)
+        if whole.summary.life >= self._flusher.life_of(part.vm_id):
+            # Where there was nothing of it before there is a store from now on.
+            self._flusher.know([part.vm_id])
         return whole.summary
 
     async def _join(self, part: DuePart, door: Door, target: str, answer: AdminAnswer) -> None:
         """Takes a store in and has it deleted where it was. Raises as `_take`."""
-        work = partial(join_part, part.vm_id, part.node, answer.body, self._had_history(part))
+        work = partial(join_part, part.vm_id, part.node, answer.body, *self._known_of(part))
         joined = await self._call(part.vm_id, work)
         self.totals.inserted += joined.inserted
         deleted: AdminAnswer = await self._in_thread(lambda: door.delete(target, etag=answer.etag))
         if deleted.status != 204 and deleted.problem[0] != "no-part":
             raise _refused(part, deleted)
 
-    def _had_history(self, part: DuePart) -> bool:
-        return self._flusher.knows(part.vm_id)
+    def _known_of(self, part: DuePart) -> tuple[bool, int]:
+        return self._flusher.knows(part.vm_id), self._flusher.life_of(part.vm_id)
 
     async def _call(self, vm_id: str, work: Callable[[], Joined]) -> Joined:
         """What a worker made of a store. Raises _Waits: nothing."""

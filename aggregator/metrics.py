@@ -14,6 +14,7 @@ from aggregator.fleet_link import FleetLink
 from aggregator.flush import Flusher
 from aggregator.joiner import JoinTotals
 from aggregator.journal import Journal
+from aggregator.node_doubts import NodeDoubts
 from aggregator.own_node import OwnNode
 from aggregator.pool import ProcessWorkers
 from aggregator.reread import Reread
@@ -159,9 +160,10 @@ class JoinCollector(Collector):
 class NodeCollector(Collector):
     """How this aggregator stands to the others."""
 
-    def __init__(self, *, link: FleetLink, me: OwnNode) -> None:
+    def __init__(self, link: FleetLink, me: OwnNode, doubts: NodeDoubts) -> None:
         self._link = link
         self._me = me
+        self._doubts = doubts
 
     def collect(self) -> Iterator[Metric]:
         """Every figure, once."""
@@ -170,6 +172,10 @@ class NodeCollector(Collector):
         yield _gauge("fallow_draining", "1 while VMs should go elsewhere", float(self._me.is_draining))
         named_twice = float(self._link.is_named_twice)
         yield _gauge("fallow_node_named_twice", "1 while another aggregator runs under this name", named_twice)
+        keys_differ = float(self._doubts.keys is not None)
+        yield _gauge("fallow_node_keys_differ", "1 while the keys are not those of the fleet", keys_differ)
+        ahead_s = self._doubts.ahead_s or 0.0
+        yield _gauge("fallow_clock_ahead_seconds", "The clock less that of the fleet database", ahead_s)
 
 
 def _summary_metrics(flusher: Flusher, summaries: SummaryQueue) -> Iterator[Metric]:

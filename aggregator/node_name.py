@@ -11,6 +11,7 @@ from pathlib import Path
 
 from agent.link import parse_server
 from agent.settings import ConfigError, parse_text
+from aggregator.addresses import check_askable
 from aggregator.tokens import create_secret
 
 NODE_FILE_NAME = "node.id"
@@ -39,12 +40,13 @@ def parse_node_name(value: object) -> str:
 def parse_node_url(value: object) -> str:
     """The setting `node.url`, without a slash at its end.
 
-    Raises: ValueError: not scheme, host and port alone, or plain text to another machine.
+    Raises: ValueError: not scheme, host and port alone, plain text to another machine, or an address of no machine.
     """
     text = parse_text(value)
     server = parse_server(text)
     if not server.tls and not server.is_loopback:
-        raise ValueError(f"{text!r} is plain text to another machine: the others send their token there; use https")
+        raise ValueError(f"{text!r} is plain text to another machine, which shows samples on the way: use https")
+    check_askable(server.host)
     return text.rstrip("/")
 
 

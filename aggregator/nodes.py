@@ -6,7 +6,9 @@ last has the row; the other finds that out when it next wants to write it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 from typing import Any
 
@@ -14,6 +16,7 @@ import sqlalchemy as sa
 
 from aggregator import fleet
 from aggregator.fleet import vm_part, vm_summary
+from aggregator.fleet_clock import ahead_s
 from aggregator.fleet_db import reading
 from aggregator.generations import insert_into
 from aggregator.node_name import AWAY_AFTER_S
@@ -23,6 +26,8 @@ BEAT_S = 10.0
 SURELY_RUNS_S = 30.0
 
 _ROW = fleet.node
+# Programs for an older schema leave what later ones wrote there as it was.
+_COMPARED_SINCE = "0004"
 
 
 class NodeState(StrEnum):
@@ -35,7 +40,7 @@ class NodeState(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Node:
-    """One aggregator as it last said. Times are Unix seconds of its clock.
+    """One aggregator as it last said. `started_s` is Unix time of its own clock, `seen_s` of the fleet database's.
 
     Attributes:
         node: its name.
@@ -48,6 +53,9 @@ class Node:
         vms: those it heard of within a day.
         owed: summaries that it has still to write.
         free_bytes: room on the disk of its stores; None: it could not tell.
+        ahead_s: its clock less that of the fleet database; None: it has not told.
+        key_marks: of its keys, as `key_marks.mark_keys` writes them; None: it has not told.
+        is_leaving: it drains for good: others take over what it keeps.
     """
 
     node: str
@@ -62,6 +70,47 @@ class Node:
     vms: int
     owed: int
     free_bytes: int | None
+    ahead_s: float | None = None
+    key_marks: str | None = None
+    is_leaving: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeTable:
+    """All nodes, by name, and what time it is by the clock that `seen_s` is of."""
+
+    nodes: tuple[Node, ...]
+    now_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """What a node learns when it tells of itself.
+
+    Attributes:
+        node: as it now stands in the table.
+        table: all of them, this one included.
+        is_new: it had no row: this is its first start, or somebody forgot it.
+        claimed: so many VMs became its own.
+    """
+
+    node: Node
+    table: NodeTable
+    is_new: bool
+    claimed: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kept:
+    """What a node keeps for the fleet.
+
+    Attributes:
+        vms: whose history it keeps.
+        parts: VMs of which it holds some history that their home has not taken in yet.
+    """
+
+    vms: int = 0
+    parts: int = 0
 
 
 class NodeNameTakenError(Exception):
@@ -84,25 +133,50 @@ class NodeRunsError(Exception):
 
 
 def is_away(node: Node, now_s: float) -> bool:
-    """Whether nobody need ask it: it stopped, or has said nothing for AWAY_AFTER_S."""
+    """Whether nobody need ask it: it stopped, or has said nothing for AWAY_AFTER_S.
+
+    Args: now_s: by the clock of the fleet database.
+    """
     return node.state is NodeState.STOPPED or now_s - node.seen_s > AWAY_AFTER_S
 
 
 class Nodes:
     """The table `node`.
 
-    Every method raises sqlalchemy.exc.SQLAlchemyError when the database does not answer.
+    Every method raises sqlalchemy.exc.SQLAlchemyError when the database does not answer. Times that are given to it are
+    of this machine's clock, and are held against the database's.
 
-    Args: engine: of `fleet_db.open_fleet`, migrated; one that only reads will do for `all` and `one`.
+    Args:
+        engine: of `fleet_db.open_fleet`, migrated; one that only reads will do for what changes nothing.
+        machine: the clock of this machine, Unix seconds.
     """
 
-    def __init__(self, engine: sa.Engine) -> None:
+    def __init__(self, engine: sa.Engine, machine: Callable[[], float] = time.time) -> None:
         self._engine = engine
+        self._machine = machine
 
     def all(self) -> list[Node]:
         """Every node, by name."""
         with reading(self._engine) as connection:
-            return [_node(row) for row in connection.execute(sa.select(_ROW).order_by(_ROW.c.node))]
+            return list(_all(connection))
+
+    def table(self, now_s: float) -> NodeTable:
+        """Every node, and the time by which to judge when it was seen."""
+        with reading(self._engine) as connection:
+            return NodeTable(nodes=_all(connection), now_s=self._there(connection, now_s))
+
+    def kept(self) -> dict[str, Kept]:
+        """What each node keeps, by name, those included that never told of themselves. Counts every summary."""
+        with reading(self._engine) as connection:
+            homes, parts = count_homes(connection), count_parts(connection)
+        return {name: Kept(vms=homes.get(name, 0), parts=parts.get(name, 0)) for name in homes | parts}
+
+    def kept_by(self, name: str) -> Kept:
+        """What one node keeps."""
+        homes = sa.select(sa.func.count()).where(vm_summary.c.node == name)
+        parts = sa.select(sa.func.count()).where(vm_part.c.node == name)
+        with reading(self._engine) as connection:
+            return Kept(vms=connection.scalar(homes) or 0, parts=connection.scalar(parts) or 0)
 
     def one(self, name: str) -> Node | None:
         """The node of that name."""
@@ -117,34 +191,39 @@ class Nodes:
         Raises: NodeNameTakenError: another runs under it.
         """
         with reading(self._engine) as connection:
-            _refuse_taken(_find(connection, name), starts, now_s)
+            _refuse_taken(_find(connection, name), starts, self._there(connection, now_s))
 
-    def register(self, node: Node, starts: frozenset[float] | None) -> int:
-        """Writes the row of a node that has started; returns how many VMs became its own.
+    def register(self, node: Node, starts: frozenset[float] | None) -> Told:
+        """Writes the row of a node that has started.
 
-        Those are all that no node has, when it is the first of the fleet: they were pushed to it before there were
-        names.
+        When it is the first of the fleet, all VMs that no node has become its own: they were pushed to it before there
+        were names.
 
         Args: starts: as for `check_name`.
 
         Raises: NodeNameTakenError.
         """
         with self._engine.begin() as connection:
-            _refuse_taken(_find(connection, node.node, lock=True), starts, node.seen_s)
+            written = self._timed(connection, node)
+            found = _find(connection, node.node, lock=True)
+            _refuse_taken(found, starts, written.seen_s)
             is_first = connection.scalar(sa.select(_ROW.c.node).limit(1)) is None
-            _write(connection, node)
-            return _claim_unowned(connection, node.node) if is_first else 0
+            _write(connection, written)
+            claimed = _claim_unowned(connection, node.node) if is_first else 0
+            return _told(connection, written, is_new=found is None, claimed=claimed)
 
-    def beat(self, node: Node) -> None:
+    def beat(self, node: Node) -> Told:
         """Brings the row of a node up to date, and makes it again where somebody forgot it.
 
         Raises: NodeNameTakenError: one that started later runs under its name; the row stays that one's.
         """
         with self._engine.begin() as connection:
+            written = self._timed(connection, node)
             found = _find(connection, node.node, lock=True)
-            if found is not None and found.started_s > node.started_s and not is_away(found, node.seen_s):
+            if found is not None and found.started_s > node.started_s and not is_away(found, written.seen_s):
                 raise NodeNameTakenError(found)
-            _write(connection, node)
+            _write(connection, written)
+            return _told(connection, written, is_new=found is None)
 
     def forget(self, name: str, now_s: float) -> int:
         """Deletes what the database has of a node whose disk is lost; returns how many VMs it was the home of.
@@ -156,9 +235,10 @@ class Nodes:
         """
         home, holder = vm_summary.c.node, vm_part.c.node
         with self._engine.begin() as connection:
+            there_s = self._there(connection, now_s)
             found = _find(connection, name, lock=True)
-            if found is not None and not is_away(found, now_s):
-                raise NodeRunsError(f"{name}: still runs: it was seen {max(0.0, now_s - found.seen_s):.0f} s ago")
+            if found is not None and not is_away(found, there_s):
+                raise NodeRunsError(f"{name}: still runs: it was seen {max(0.0, there_s - found.seen_s):.0f} s ago")
             mine = sa.select(vm_summary.c.vm_id).where(home == name).order_by(vm_summary.c.vm_id)
             # In the order in which writers of summaries lock them. SQLite leaves the words out: it has one writer.
             vms = len(connection.scalars(mine.with_for_update()).all())
@@ -179,11 +259,41 @@ class Nodes:
             connection.execute(sa.delete(_ROW).where(_ROW.c.node == name))
             return vms
 
+    def _there(self, connection: sa.Connection, time_s: float) -> float:
+        return time_s - ahead_s(connection, self._machine)
+
+    def _timed(self, connection: sa.Connection, node: Node) -> Node:
+        """As it is written: seen by the database's clock."""
+        ahead = ahead_s(connection, self._machine)
+        return replace(node, seen_s=node.seen_s - ahead, ahead_s=ahead)
+
+
+def count_homes(connection: sa.Connection) -> dict[str, int]:
+    """VMs whose history each node keeps. Reads every summary."""
+    node = vm_summary.c.node
+    rows = connection.execute(sa.select(node, sa.func.count()).where(node != "").group_by(node))
+    return {row[0]: row[1] for row in rows}
+
+
+def count_parts(connection: sa.Connection) -> dict[str, int]:
+    """VMs of which each node holds some history that their home has not taken in yet."""
+    rows = connection.execute(sa.select(vm_part.c.node, sa.func.count()).group_by(vm_part.c.node))
+    return {row[0]: row[1] for row in rows}
+
+
+def _all(connection: sa.Connection) -> tuple[Node, ...]:
+    return tuple(node_of(row) for row in connection.execute(sa.select(_ROW).order_by(_ROW.c.node)))
+
+
+def _told(connection: sa.Connection, node: Node, *, is_new: bool, claimed: int = 0) -> Told:
+    table = NodeTable(nodes=_all(connection), now_s=node.seen_s)
+    return Told(node=node, table=table, is_new=is_new, claimed=claimed)
+
 
 def _find(connection: sa.Connection, name: str, *, lock: bool = False) -> Node | None:
     statement = sa.select(_ROW).where(_ROW.c.node == name)
     row = connection.execute(statement.with_for_update() if lock else statement).one_or_none()
-    return None if row is None else _node(row)
+    return None if row is None else node_of(row)
 
 
 def _refuse_taken(found: Node | None, starts: frozenset[float] | None, now_s: float) -> None:
@@ -208,6 +318,14 @@ def _values(node: Node) -> dict[str, Any]:
     return {item.name: getattr(node, item.name) for item in fields(Node)} | {"state": node.state.value}
 
 
-def _node(row: sa.Row[Any]) -> Node:
+def node_of(row: sa.Row[Any]) -> Node:
+    """A row of the table, which a program of another version may have written."""
     values = dict(row._mapping)
-    return Node(**values | {"state": NodeState(values["state"])})
+    if values["revision"] < _COMPARED_SINCE:
+        values |= {"ahead_s": None, "key_marks": None, "is_leaving": None}
+    return Node(**values | {"state": _state(values["state"]), "is_leaving": bool(values["is_leaving"])})
+
+
+def _state(word: str) -> NodeState:
+    # A newer program may have more words, for nodes that are there.
+    return NodeState(word) if word in list(NodeState) else NodeState.UP

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from dataclasses import asdict
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from agent.settings import ConfigError
@@ -18,6 +18,7 @@ from aggregator.cli import (
     add_command,
     add_fleet_url,
     complain,
+    counted,
     existing_data_dir,
     say,
     say_table,
@@ -28,9 +29,22 @@ from aggregator.node_name import parse_node_name
 from aggregator.vms_cli import reading_engine, writing_engine
 
 if TYPE_CHECKING:
-    from aggregator.nodes import Node
+    from aggregator.nodes import Kept, Node
 
 _ANSWERED = frozenset({200})
+_NOT_READY = "not ready"
+_HEADER = ("NODE", "STATE", "SEEN", "VMS", "PARTS", "HEARD", "OWED", "FREE", "VERSION", "AT")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Line:
+    """One node of the list. `node`: None for one that summaries name and that never told of itself."""
+
+    name: str
+    node: Node | None
+    state: str
+    kept: Kept
+    problems: tuple[str, ...]
 
 
 def add_parsers(subparsers: Any) -> None:
@@ -66,38 +80,62 @@ def add_parsers(subparsers: Any) -> None:
         _drain,
         "have VMs sent to the other aggregators; pushes that come all the same are taken",
         "fallow-aggregator drain",
+        "fallow-aggregator drain --for-good",
         "fallow-aggregator drain --undo",
     )
-    drain.add_argument("--undo", action="store_true", help="take it back")
+    how = drain.add_mutually_exclusive_group()
+    how.add_argument("--undo", action="store_true", help="take it back")
+    how.add_argument(
+        "--for-good",
+        action="store_true",
+        help="and have the others take over at once what it keeps: it is not to come back",
+    )
 
 
 def _list(options: argparse.Namespace) -> int:
-    from aggregator.nodes import Nodes  # noqa: PLC0415
+    from aggregator.node_problems import node_problems  # noqa: PLC0415
+    from aggregator.nodes import Kept, Nodes  # noqa: PLC0415
 
     with reading_engine(options) as engine:
-        found = Nodes(engine).all()
-    now_s = time.time()
-    if options.json:
-        say(json.dumps([asdict(node) | {"shown_as": _shown_state(node, now_s)} for node in found]))
-    else:
-        say_table(
-            ("NODE", "STATE", "SEEN", "VMS", "OWED", "FREE", "VERSION", "AT"), [_cells(node, now_s) for node in found]
+        nodes = Nodes(engine)
+        table, kept = nodes.table(time.time()), nodes.kept()
+    problems = node_problems(table)
+    heard_of = {node.node: node for node in table.nodes}
+    lines = [
+        _Line(
+            name=name,
+            node=heard_of.get(name),
+            state=_shown_state(heard_of.get(name), table.now_s),
+            kept=kept.get(name, Kept()),
+            problems=problems.get(name, ()),
         )
+        for name in sorted(heard_of.keys() | kept.keys())
+    ]
+    if options.json:
+        say(json.dumps([_object(line) for line in lines]))
+        return 0
+    say_table(_HEADER, [_cells(line) for line in lines])
+    for line in lines:
+        if line.node is not None and line.state == _NOT_READY:
+            say(f"{line.name}: it takes no pushes: {line.node.not_ready}")
+        for words in line.problems:
+            say(f"{line.name}: {words}")
     return 0
 
 
 def _forget(options: argparse.Namespace) -> int:
     from aggregator.nodes import NodeRunsError, Nodes, UnknownNodeError  # noqa: PLC0415
 
-    if not options.yes:
-        raise ConfigError("nodes forget: --yes is needed: histories that this aggregator alone had are lost")
     with writing_engine(options) as engine:
+        nodes = Nodes(engine)
+        if not options.yes:
+            raise ConfigError(f"nodes forget: --yes is needed: {_loss(options.name, nodes.kept_by(options.name))}")
         try:
-            vms = Nodes(engine).forget(options.name, time.time())
+            vms = nodes.forget(options.name, time.time())
         except (UnknownNodeError, NodeRunsError) as error:
             complain(str(error))
             return EXIT_FAILED
-    say(f"forgot {options.name}, which kept the history of {vms} VMs")
+    say(f"forgot {options.name}, which kept the history of {counted(vms, 'VM')}")
     return 0
 
 
@@ -105,7 +143,7 @@ def _drain(options: argparse.Namespace) -> int:
     from aggregator.daemon_door import ask_daemon  # noqa: PLC0415
 
     data_dir = existing_data_dir(options)
-    target = "/v1/undrain" if options.undo else "/v1/drain"
+    target = "/v1/undrain" if options.undo else f"/v1/drain?for_good={int(options.for_good)}"
     if ask_daemon(data_dir, "POST", target, of=_ANSWERED) is None:
         complain(f"no aggregator runs on {data_dir}")
         return EXIT_UNREACHABLE
@@ -113,20 +151,45 @@ def _drain(options: argparse.Namespace) -> int:
     return 0
 
 
-def _shown_state(node: Node, now_s: float) -> str:
+def _loss(name: str, kept: Kept) -> str:
+    if not (kept.vms or kept.parts):
+        return f"{name} keeps nothing that the fleet database knows of"
+    return (
+        f"{name} keeps the history of {counted(kept.vms, 'VM')}, and {counted(kept.parts, 'part')} of histories of "
+        f"other nodes' VMs: what no other aggregator has of them is lost"
+    )
+
+
+def _shown_state(node: Node | None, now_s: float) -> str:
     from aggregator.nodes import NodeState, is_away  # noqa: PLC0415
 
+    if node is None:
+        return "unknown"
     if node.state is not NodeState.STOPPED and is_away(node, now_s):
         return "away"
-    return "not ready" if node.not_ready and node.state is NodeState.UP else node.state.value
+    if node.is_leaving and node.state is NodeState.DRAINING:
+        return "leaving"
+    return _NOT_READY if node.not_ready and node.state is NodeState.UP else node.state.value
 
 
-def _cells(node: Node, now_s: float) -> tuple[str, ...]:
+def _object(line: _Line) -> dict[str, object]:
+    from aggregator.nodes import Node  # noqa: PLC0415
+
+    told = {item.name: getattr(line.node, item.name, None) for item in fields(Node)} | {"node": line.name}
+    kept = {"home_vms": line.kept.vms, "parts": line.kept.parts}
+    return told | kept | {"shown_as": line.state, "problems": list(line.problems)}
+
+
+def _cells(line: _Line) -> tuple[str, ...]:
+    node, kept = line.node, (str(line.kept.vms), str(line.kept.parts))
+    if node is None:
+        return (line.name, line.state, "-", *kept, "-", "-", "-", "-", "-")
     free = "-" if node.free_bytes is None else f"{node.free_bytes / (1 << 30):.1f} GiB"
     return (
-        node.node,
-        _shown_state(node, now_s),
+        line.name,
+        line.state,
         time_text(node.seen_s),
+        *kept,
         str(node.vms),
         str(node.owed),
         free,

@@ -6,6 +6,7 @@ import shutil
 import socket
 from collections.abc import Callable
 from dataclasses import replace
+from enum import Enum
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -15,6 +16,15 @@ from aggregator.listen_settings import ListenSettings
 from aggregator.nodes import Node, NodeState
 
 _EVERYWHERE = ("0.0.0.0", "::", "")  # noqa: S104
+
+
+class Drain(Enum):
+    """Whether VMs should be sent elsewhere."""
+
+    WANTED = "wanted"
+    # Others take over what this one keeps, too.
+    FOR_GOOD = "for good"
+    UNDONE = "undone"
 
 
 def admin_url(
@@ -48,10 +58,12 @@ class OwnNode:
         not_ready: why it takes no pushes; None: it does.
         vms: how many VMs it heard of within a day.
         owed: how many summaries it has still to write.
+        key_marks: of its keys, as `key_marks.mark_keys` writes them.
     Attributes:
         listen: host:port of the agents' door, once it listens.
         admin_url: where the others and the report ask it.
         is_draining: VMs should be sent elsewhere.
+        is_leaving: for good: others take over what it keeps.
     """
 
     def __init__(
@@ -64,17 +76,20 @@ class OwnNode:
         not_ready: Callable[[], str | None],
         vms: Callable[[], int],
         owed: Callable[[], int],
+        key_marks: Callable[[], str | None] = lambda: None,
     ) -> None:
         self.name = name
         self.listen: str | None = None
         self.admin_url: str | None = None
         self.is_draining = False
+        self.is_leaving = False
         self._data_dir = data_dir
         self._started_s = started_s
         self._clock = clock
         self._not_ready = not_ready
         self._vms = vms
         self._owed = owed
+        self._key_marks = key_marks
         self._version = _version()
 
     def describe(self, *, stopped: bool = False) -> Node:
@@ -93,7 +108,14 @@ class OwnNode:
             vms=self._vms(),
             owed=self._owed(),
             free_bytes=None,
+            key_marks=self._key_marks(),
+            is_leaving=self.is_leaving,
         )
+
+    def drain(self, wanted: Drain) -> None:
+        """Has VMs sent elsewhere, or takes that back. For good stays so until it is taken back."""
+        self.is_draining = wanted is not Drain.UNDONE
+        self.is_leaving = self.is_draining and (self.is_leaving or wanted is Drain.FOR_GOOD)
 
     def with_disk(self, node: Node) -> Node:
         """What `describe` made, with the room on the disk. Blocks: a disk may hang."""

@@ -5,13 +5,15 @@ Every method raises sqlalchemy.exc.SQLAlchemyError when the database does not an
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import time
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
 from aggregator.fleet import node, vm_part, vm_summary
+from aggregator.fleet_clock import ahead_s
 from aggregator.fleet_db import reading
 from aggregator.node_name import AWAY_AFTER_S
 from aggregator.nodes import NodeState
@@ -55,18 +57,21 @@ class Parts:
     Args:
         engine: of `fleet_db.open_fleet`.
         name: of this node.
+        machine: the clock of this machine, Unix seconds.
     """
 
-    def __init__(self, engine: sa.Engine, name: str) -> None:
+    def __init__(self, engine: sa.Engine, name: str, machine: Callable[[], float] = time.time) -> None:
         self._engine = engine
         self._name = name
+        self._machine = machine
 
     def look(self, *, now_s: float, after_s: float, limit: int, but: Collection[str] = ()) -> Round:
         """What other nodes hold of the VMs whose home this node is; notes of which of these nodes none can be asked.
 
         Args:
             after_s: a part is due so long after it was noted and its node started: one that comes back gets most of
-                its VMs back. At once where it spans up to six hours, or begins later than what its home has.
+                its VMs back. At once where it spans up to six hours, begins later than what its home has, or its node
+                leaves for good.
             limit: of the parts that are due; the oldest notes first.
             but: nodes that are not asked in this round.
         """
@@ -80,16 +85,18 @@ class Parts:
         )
         with reading(self._engine) as connection:
             found = connection.execute(holders).all()
-            away = {row.node: trouble for row in found if (trouble := _trouble(row, now_s)) is not None}
+            there_s = now_s - ahead_s(connection, self._machine) if found else now_s
+            away = {row.node: trouble for row in found if (trouble := _trouble(row, there_s)) is not None}
             urls = {row.node: row.admin_url for row in found if row.node not in away and row.node not in but}
             noted = vm_part.c.noted_s
             is_small = vm_part.c.newest_s - vm_part.c.oldest_s <= _SMALL_S
             is_late = vm_part.c.oldest_s > vm_summary.c.oldest_s
             long_ago = sa.and_(_is_past(noted, now_s, after_s), _is_past(node.c.started_s, now_s, after_s))
+            leaves = sa.and_(node.c.state == NodeState.DRAINING.value, node.c.is_leaving.is_(True))
             due = (
                 sa.select(vm_part.c.vm_id, vm_part.c.node, vm_part.c.mark)
                 .select_from(parts.join(node, node.c.node == vm_part.c.node))
-                .where(mine, sa.or_(is_small, is_late, long_ago), vm_part.c.node.in_(urls))
+                .where(mine, sa.or_(is_small, is_late, long_ago, leaves), vm_part.c.node.in_(urls))
                 .order_by(noted, vm_part.c.vm_id, vm_part.c.node)
                 .limit(limit)
             )
@@ -127,13 +134,25 @@ class Parts:
             connection.execute(sa.update(vm_part).where(stale).values(problem=trouble))
 
 
+def may_be_elsewhere() -> sa.ColumnElement[bool]:
+    """Of a VM of `vm_summary`: whether another node's part ends no earlier than its row, so that its home may lack all.
+
+    A node that leaves for good makes such homes (`aggregator.bequest`). Others hold what came last.
+    """
+    return sa.exists().where(
+        vm_part.c.vm_id == vm_summary.c.vm_id,
+        vm_part.c.node != vm_summary.c.node,
+        vm_part.c.newest_s >= vm_summary.c.newest_s,
+    )
+
+
 def _is_past(time_s: sa.ColumnElement[float], now_s: float, after_s: float) -> sa.ColumnElement[bool]:
     # One of the future was noted while a clock was wrong.
     return sa.or_(time_s <= now_s - after_s, time_s > now_s)
 
 
 def _trouble(row: Any, now_s: float) -> str | None:
-    """Why nobody can be asked for the parts of a node."""
+    """Why nobody can be asked for the parts of a node. Args: now_s: by the clock of the fleet database."""
     prefix = _prefix(row.node)
     if row.seen_s is None:
         return f"{prefix}is not known: if its disk is lost, forget it (nodes forget)"

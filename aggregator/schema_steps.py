@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 
 from aggregator.fleet import node, schema_floor
+from aggregator.fleet_clock import ahead_s
 from aggregator.node_name import AWAY_AFTER_S
 
 if TYPE_CHECKING:
@@ -74,7 +75,8 @@ def nodes_below(connection: sa.Connection, revision: str, now_s: float) -> Itera
     """Aggregators that run and were written for an older revision: the name of each, and for which."""
     if not sa.inspect(connection).has_table(node.name):
         return
+    # An older database has not all columns of the table.
     rows = sa.select(node.c.node, node.c.revision).order_by(node.c.node)
-    running = sa.and_(node.c.state != "stopped", node.c.seen_s > now_s - AWAY_AFTER_S)
+    running = sa.and_(node.c.state != "stopped", node.c.seen_s > now_s - ahead_s(connection) - AWAY_AFTER_S)
     for name, written_for in connection.execute(rows.where(running, node.c.revision < revision)):
         yield f"{name} ({written_for})"

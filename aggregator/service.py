@@ -10,12 +10,12 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, fail
-from twisted.internet.task import LoopingCall, deferLater
+from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 from twisted.logger import Logger
 
 from aggregator import metrics
-from aggregator.admin import TOKEN_FILE_NAME, load_or_create_admin_token, make_admin_site
+from aggregator.admin import TOKEN_FILE_NAME, make_admin_site
 from aggregator.admin_routes import AdminSources
 from aggregator.agents_door import AgentsDoorFactory
 from aggregator.buffer import Buffer
@@ -25,20 +25,26 @@ from aggregator.door_limits import door_limits
 from aggregator.door_parts import DoorCounters, DoorParts
 from aggregator.fleet_link import in_daemon_thread
 from aggregator.fleet_side import FleetSide
-from aggregator.flush import Flusher, chunk_vms_for
+from aggregator.flush import Flusher
 from aggregator.flush_schedule import FlushSchedule
+from aggregator.flush_take import chunk_vms_for
+from aggregator.forgetting import Forgetting
 from aggregator.identities import Identities
 from aggregator.joining import make_joining
 from aggregator.journal import Journal, Recovery
+from aggregator.known_samples import samples_of, with_store
 from aggregator.listening import Listening
+from aggregator.own_node import Drain
 from aggregator.pending import PendingSummaries
+from aggregator.periodic import Periodic
 from aggregator.pool import ProcessWorkers
+from aggregator.proof_check import ProofCheck
 from aggregator.replay import replay_journal
 from aggregator.shared_reads import SharedReads
-from aggregator.store_files import read_samples, store_path
+from aggregator.store_files import list_stores, store_path
 from aggregator.summary import WorkerSettings
 from aggregator.summary_queue import SummaryQueue
-from aggregator.tokens import KEY_FILE_NAME, TokenKeys
+from aggregator.tokens import KEY_FILE_NAME, Revocations, TokenKeys
 
 AGENTS_ADDRESS_FILE = "agents.address"
 ADMIN_ADDRESS_FILE = "admin.address"
@@ -76,8 +82,6 @@ class AggregatorService(Service):
         self._reactor = reactor
         self._clock = clock
         self._lock = lock_data_directory(config.data_dir)
-        TokenKeys.load_or_create(config.data_dir / KEY_FILE_NAME)
-        self._admin_token = load_or_create_admin_token(config.data_dir / TOKEN_FILE_NAME)
         self._listening = Listening(config.listening, reactor=reactor, clock=clock)
         self._fleet = FleetSide(
             config,
@@ -86,7 +90,9 @@ class AggregatorService(Service):
             not_ready=self.cannot_take,
             vms=lambda: len(self._buffer),
             owed=lambda: self._flusher.summaries_owed,
+            keys=lambda: self._identities.keys.value,
             on_open=self._fleet_opened,
+            on_new_row=self._row_is_new,
         )
         self._catalogue = self._fleet.catalogue
         registry = CollectorRegistry()
@@ -100,7 +106,11 @@ class AggregatorService(Service):
         )
         self._recovery: Recovery = self._journal.open()
         self._recovering = True
-        self._buffer = Buffer(max_rows=config.buffer_samples, on_identity_conflict=self._identity_conflict)
+        self._buffer = Buffer(
+            max_rows=config.buffer_samples,
+            on_identity_conflict=self._identity_conflict,
+            on_new_life=self._new_life,
+        )
         self._identities = Identities(
             self._catalogue,
             config.data_dir / KEY_FILE_NAME,
@@ -112,6 +122,7 @@ class AggregatorService(Service):
             cache=self._fleet.revocation_cache,
             last_known=self._fleet.last_known,
             is_open=lambda: self._fleet.link.is_open,
+            on_revocations=self._revocations_read,
         )
         self._workers = ProcessWorkers(
             WorkerSettings(config.data_dir, config.windows_days, config.raw_retention_s, config.hour_retention_s),
@@ -132,10 +143,21 @@ class AggregatorService(Service):
             known_vms=self._fleet.known_vms,
             turns=config.flush_turns,
         )
+        self._forgetting = Forgetting(
+            self._identities.revocations.value,
+            buffer=self._buffer,
+            flusher=self._flusher,
+            workers=self._workers,
+            with_store=with_store(config.data_dir),
+            in_thread=deferToThread,
+            call_in_reactor=reactor.callFromThread,
+        )
         self._joining = make_joining(
             config,
             name=self._fleet.me.name,
             engine=self._fleet.engine,
+            writer=self._fleet.writer,
+            is_leaving=lambda: self._fleet.me.is_leaving,
             token_file=config.data_dir / TOKEN_FILE_NAME,
             buffer=self._buffer,
             flusher=self._flusher,
@@ -159,7 +181,7 @@ class AggregatorService(Service):
                 revocations=lambda: self._identities.revocations.value,
                 journal=self._journal,
                 buffer=self._buffer,
-                enroll=self._identities.enroll,
+                enroll=self._fleet.unless_strange(self._identities.enroll),
                 rotate=self._identities.rotate,
                 ready=self.cannot_take,
                 leaving=self._fleet.leaving,
@@ -189,12 +211,12 @@ class AggregatorService(Service):
             )
         )
         registry.register(metrics.JoinCollector(self._joining.joiner.totals))
-        registry.register(metrics.NodeCollector(link=self._fleet.link, me=self._fleet.me))
+        registry.register(metrics.NodeCollector(self._fleet.link, self._fleet.me, self._fleet.doubts))
         self._admin_site = make_admin_site(
             AdminSources(
                 catalogue=self._catalogue,
                 live=self._buffer.live,
-                samples=self._samples,
+                samples=samples_of(config.data_dir, self._buffer),
                 buffered=self._buffer.samples,
                 flush=self._schedule.flush_now,
                 metrics=metrics.exposition(registry),
@@ -204,11 +226,12 @@ class AggregatorService(Service):
                 drain=self._drain,
                 parts=self._joining.giver,
             ),
-            token=self._admin_token,
+            token=self._fleet.admin_token,
             reactor=reactor,
+            proofs=ProofCheck(self._fleet.admin_token, me=self._fleet.me, clock=clock),
         )
         self._ports: list[Any] = []
-        self._loops: list[LoopingCall] = []
+        self._timers = Periodic(reactor)
         self._stopping = False
 
     def not_ready(self) -> str | None:
@@ -225,7 +248,7 @@ class AggregatorService(Service):
             return f"the journal cannot be written: {self._journal.unhealthy_reason}"
         if self._flusher.stores_failing_ratio >= _STORES_FAILING_RATIO:
             return self._flusher.stores_failing
-        return None
+        return self._fleet.doubts.refused
 
     async def start(self) -> None:
         """Listens, replays the journal, then begins to flush. Raises: CannotListenError."""
@@ -239,26 +262,28 @@ class AggregatorService(Service):
             (self._config.data_dir / name).write_text(f"{address.host}:{address.port}\n")
             self._log.info("{name}: listening on {host}:{port}", name=name, host=address.host, port=address.port)
         self._fleet.introduce(*(port.getHost() for port in self._ports))
-        self._every(_PROBE_S, self._journal.probe)
-        self._every(_REREAD_S, self._identities.reread)
+        self._timers.every(_PROBE_S, self._journal.probe)
+        self._timers.every(_REREAD_S, self._identities.reread)
         await self._replay()
         if self._stopping:
             return
+        self._forgetting.start()
         self._schedule.start()
-        self._every(_PRESSURE_S, self._schedule.look)
-        self._every(self._config.join_interval_s, self._join)
-        self._log.info("ready")
+        self._timers.every(_PRESSURE_S, self._schedule.look)
+        self._timers.every(self._config.join_interval_s, self._join)
+        trouble = self.cannot_take()
+        self._log.info("ready" if trouble is None else "started, and takes no pushes: {why}", why=trouble)
         self._fleet.link.tell()
 
     async def stop(self) -> None:
         """Takes no more, commits the journal, ends the workers; what the stores lack is replayed at the next start."""
         self._stopping = True
-        self._joining.joiner.stop()
+        self._joining.stop()
+        self._forgetting.stop()
         farewell = self._fleet.link.stop()
         written = self._summaries.stop(_SUMMARIES_END_S)
         self._listening.stop()
-        for loop in self._loops:
-            loop.stop()
+        self._timers.stop()
         self._schedule.stop()
         for port in self._ports:
             await _settled(port.stopListening())
@@ -282,25 +307,12 @@ class AggregatorService(Service):
 
     def _join(self) -> None:
         if self._fleet.link.is_open:
-            self._joining.joiner.tick()
+            self._joining.tick()
 
-    def _drain(self, wanted: bool) -> None:
+    def _drain(self, wanted: Drain) -> None:
         self._fleet.drain(wanted)
-        if wanted:
+        if wanted is not Drain.UNDONE:
             self._flusher.flush().addErrback(lambda failure: self._log.failure("flush failed", failure))
-
-    def _every(self, seconds: float, work: Callable[[], object]) -> None:
-        # A LoopingCall ends for good at the first exception: catch it, and go on.
-        def guarded() -> None:
-            try:
-                work()
-            except Exception:
-                self._log.failure("a periodic task failed")
-
-        loop = LoopingCall(guarded)
-        loop.clock = self._reactor
-        self._loops.append(loop)
-        loop.start(seconds, now=False)
 
     async def _replay(self) -> None:
         records = await replay_journal(
@@ -326,20 +338,23 @@ class AggregatorService(Service):
             return fail(ConnectionError("it has not answered since the start"))
         return in_daemon_thread(self._reactor, work)
 
-    def _samples(self, vm_id: str, from_s: int, to_s: int) -> list[dict[str, object]]:
-        found: dict[int, dict[str, object]] = {}
-        # Memory first: what leaves it meanwhile is in the store by then.
-        buffered = list(self._buffer.samples(vm_id))
-        for sample in [*read_samples(store_path(self._config.data_dir, vm_id), from_s, to_s), *buffered]:
-            ts = int(sample["ts"] or 0)
-            if from_s <= ts <= to_s:
-                found.setdefault(ts, dict(sample))
-        return [found[ts] for ts in sorted(found)]
-
-    def _forgotten(self, vm_id: str) -> None:
-        self._buffer.forget(vm_id)
-        self._flusher.forget(vm_id)
+    def _forgotten(self, vm_id: str, life: int) -> Deferred[None]:
         self._identities.revocations.refresh()
+        return self._forgetting.forget(vm_id, life)
+
+    def _revocations_read(self, read: Revocations) -> None:
+        self._forgetting.read(read)
+
+    def _new_life(self, vm_id: str, life: int) -> None:
+        self._forgetting.came_back(vm_id, life)
+        self._identities.revocations.refresh()
+
+    def _row_is_new(self) -> None:
+        # Somebody forgot this node, whose disk is not lost after all: the others know of none of its histories.
+        data_dir = self._config.data_dir
+        deferToThread(lambda: list(list_stores(data_dir))).addCallback(self._flusher.owe).addErrback(
+            lambda failure: self._log.failure("the stores here cannot be listed", failure)
+        )
 
     def _identity_conflict(self, vm_id: str) -> None:
         self._identities.conflict(vm_id)

@@ -17,8 +17,9 @@ from aggregator.histogram import Ints
 from aggregator.rollup import Hour
 from aggregator.rows import SAMPLE_COLUMNS
 from aggregator.store_checks import sum_of_crcs
-from aggregator.store_files import StoreError, as_store_error
+from aggregator.store_files import StoreError, as_store_error, delete_store
 from aggregator.store_hours import HourChecks
+from aggregator.store_life import read_life, write_life
 from aggregator.store_row import read_row, write_row
 from aggregator.store_rows import Packed
 from aggregator.windows import Windows, reach_hours
@@ -47,6 +48,8 @@ class Store:
     """An open store inside one transaction: read, write, then `commit` or `close`.
 
     What reads raises DamagedError, a ValueError, where it meets what was not written so.
+
+    Attributes: life: of the VM, whose rows these are; see `aggregator.lives`.
     """
 
     def __init__(self, path: Path | str, vm_id: str, template: bytes) -> None:
@@ -71,6 +74,7 @@ class Store:
                 self._connection.execute("ROLLBACK")
                 store_schema.migrate(self._connection)
                 self._connection.execute("BEGIN IMMEDIATE")
+            self.life = read_life(self._connection)
             self._row, self._ends = read_row(self._connection)
             self._written = self._row
         except BaseException:
@@ -78,11 +82,30 @@ class Store:
             raise
 
     @classmethod
+    def of_life(cls, path: Path | str, vm_id: str, template: bytes, life: int) -> tuple[Self, bool]:
+        """The store of a VM and whether it is new because the VM was forgotten: one of an earlier life goes.
+
+        Raises: as the constructor.
+        """
+        store = cls(path, vm_id, template)
+        if store.life >= life:
+            return store, False
+        is_empty = store._ends.newest_hour_s is None and store._row.vm_id is None
+        if not is_empty:
+            store.close()
+            delete_store(Path(path))
+            store = cls(path, vm_id, template)
+        write_life(store._connection, life)
+        store.life = life
+        return store, not is_empty
+
+    @classmethod
     def over(cls, connection: sqlite3.Connection, vm_id: str) -> Self:
         """A store to read through a connection that its maker closes."""
         store = cls.__new__(cls)
         store._vm_id = vm_id
         store._connection = connection
+        store.life = read_life(connection)
         store._row, store._ends = read_row(connection)
         store._written = store._row
         return store

@@ -36,6 +36,12 @@ def store_file(data_dir: Path, vm_id: str) -> str:
     return f"{data_dir}/stores/{digest[:2]}/{digest[2:4]}/{vm_id}.db"
 
 
+def list_stores(data_dir: Path) -> dict[str, Path]:
+    """The path of each VM's store, by id. Raises OSError: the folders cannot be read."""
+    found = {path.name.removesuffix(".db"): path for path in (data_dir / "stores").glob("*/*/*.db")}
+    return dict(sorted(found.items()))
+
+
 def as_store_error(error: sqlite3.Error | OSError | ValueError) -> StoreError:
     """Tells what waiting may cure (a full disk, a lock) from what it will not (a damaged file)."""
     if isinstance(error, sqlite3.Error):

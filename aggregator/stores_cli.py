@@ -20,8 +20,8 @@ from aggregator.cli import (
     EXIT_FAILED,
     add_command,
     add_fleet_url,
-    chosen_data_dir,
     complain,
+    counted,
     existing_data_dir,
     parse_vm,
     say,
@@ -31,10 +31,12 @@ from aggregator.cli import (
 )
 
 if TYPE_CHECKING:
+    from aggregator.backup import Copied
     from aggregator.check import CheckReport
 
 _PROGRESS_EVERY_S = 0.2
 _LOOK_AGAIN_S = 1.0  # longer than a flush takes from the stores of a chunk to their summaries
+_ONE = {"stores": "store", "size_bytes": "byte", "rows": "row", "hours": "hour", "conflicts": "conflict"}
 _STORE_COLUMNS = ("VM", "BYTES", "ROWS", "FIRST", "NEWEST", "HOURS", "CONFLICTS", "SCHEMA", "PATH")
 
 
@@ -90,8 +92,8 @@ def add_parsers(subparsers: Any) -> None:
 
 
 def _stores(options: argparse.Namespace) -> int:
-    from aggregator.check import list_stores, read_facts  # noqa: PLC0415
-    from aggregator.store_files import StoreError, store_path  # noqa: PLC0415
+    from aggregator.check import read_facts  # noqa: PLC0415
+    from aggregator.store_files import StoreError, list_stores, store_path  # noqa: PLC0415
 
     data_dir = existing_data_dir(options)
     if options.accept and not options.vm:
@@ -126,11 +128,7 @@ def _stores(options: argparse.Namespace) -> int:
             for facts in found
         ]
         say_table(_STORE_COLUMNS, cells)
-        say(
-            "total: {stores} stores, {size_bytes} bytes, {rows} rows, {hours} hours, {conflicts} conflicts".format(
-                **totals
-            )
-        )
+        say("total: " + ", ".join(counted(count, _ONE[name]) for name, count in totals.items()))
         complain(*(f"{vm_id}: {why}" for vm_id, why in unreadable.items()))
     return EXIT_FAILED if unreadable else 0
 
@@ -151,8 +149,9 @@ def _accepted(data_dir: Path, vm_ids: list[str]) -> bool:
 
 
 def _check(options: argparse.Namespace) -> int:
-    from aggregator.check import CheckReport, list_stores, verify_journal, verify_store  # noqa: PLC0415
-    from aggregator.store_files import store_path  # noqa: PLC0415
+    from aggregator.check import CheckReport, verify_journal, verify_store  # noqa: PLC0415
+    from aggregator.fleet_place import HOW_TO_NAME_IT  # noqa: PLC0415
+    from aggregator.store_files import list_stores, store_path  # noqa: PLC0415
 
     data_dir = existing_data_dir(options)
     summaries = _summaries(data_dir, options.fleet_url)
@@ -170,7 +169,7 @@ def _check(options: argparse.Namespace) -> int:
             if found:
                 problems[vm_id] = found
     if summaries is None:
-        complain(f"{data_dir}: holds no fleet database, so summaries were not compared (see --fleet-url)")
+        complain(f"{data_dir}: {_no_database(data_dir)}, so summaries were not compared: {HOW_TO_NAME_IT}")
     else:
         for vm_id, problem in _summary_problems(data_dir, vm_ids, summaries).items():
             problems.setdefault(vm_id, []).append(problem)
@@ -185,29 +184,47 @@ _Summaries = Callable[[], tuple[dict[str, int], set[str]]]
 def _summaries(data_dir: Path, fleet_url: str | None) -> _Summaries | None:
     """Reads what the fleet database has: the newest row of each VM at home here, and the VMs at home elsewhere.
 
-    None where there is no such database.
+    A VM without a home is at home here if it has a store here, or as long as there is no node. One whose history
+    another node may still have as a whole counts as at home there. None where there is no such database.
     """
     import sqlalchemy as sa  # noqa: PLC0415
 
+    from aggregator.fleet import node as nodes  # noqa: PLC0415
     from aggregator.fleet import vm_summary  # noqa: PLC0415
     from aggregator.fleet_db import FILE_NAME, open_fleet_read_only, reading  # noqa: PLC0415
+    from aggregator.fleet_place import elsewhere  # noqa: PLC0415
     from aggregator.node_name import NODE_FILE_NAME  # noqa: PLC0415
+    from aggregator.parts import may_be_elsewhere  # noqa: PLC0415
+    from aggregator.store_files import store_path  # noqa: PLC0415
 
-    if fleet_url is None and not (data_dir / FILE_NAME).exists():
+    if fleet_url is None and (elsewhere(data_dir) or not (data_dir / FILE_NAME).exists()):
         return None
     engine = open_fleet_read_only(fleet_url, data_dir)
     name = data_dir / NODE_FILE_NAME
-    here = {"", name.read_text(encoding="utf-8").strip() if name.exists() else ""}
+    here = name.read_text(encoding="utf-8").strip() if name.exists() else ""
 
     def read() -> tuple[dict[str, int], set[str]]:
-        columns = (vm_summary.c.vm_id, vm_summary.c.newest_s, vm_summary.c.node)
+        columns = (vm_summary.c.vm_id, vm_summary.c.newest_s, vm_summary.c.node, may_be_elsewhere())
         with reading(engine) as connection:
             rows = connection.execute(sa.select(*columns)).all()
+            has_nodes = connection.scalar(sa.select(nodes.c.node).limit(1)) is not None
         engine.dispose()
-        mine = {vm_id: newest_s for vm_id, newest_s, node in rows if node in here}
-        return mine, {vm_id for vm_id, _, node in rows if node not in here}
+
+        def is_here(vm_id: str, home: str) -> bool:
+            return home == here if home else not has_nodes or store_path(data_dir, vm_id).exists()
+
+        mine = {vm_id: newest_s for vm_id, newest_s, home, is_split in rows if not is_split and is_here(vm_id, home)}
+        return mine, {row.vm_id for row in rows} - mine.keys()
 
     return read
+
+
+def _no_database(data_dir: Path) -> str:
+    """Why there is nothing to read of a fleet database that nobody named."""
+    from aggregator.fleet_place import elsewhere  # noqa: PLC0415
+
+    place = elsewhere(data_dir)
+    return "holds no fleet database" if place is None else f"its fleet database is elsewhere ({place})"
 
 
 def _summary_problems(data_dir: Path, vm_ids: list[str], read: _Summaries) -> dict[str, str]:
@@ -235,14 +252,16 @@ def _say_report(report: CheckReport, *, as_json: bool) -> None:
     for problem in journal.problems:
         say(f"journal: {problem}")
     say(
-        f"checked {report.stores} stores, {len(report.problems)} with problems; journal: {journal.segments} segments, "
-        f"{journal.records} records, {journal.samples} samples, {journal.damaged} damaged places"
+        f"checked {counted(report.stores, 'store')}, {len(report.problems)} with problems; "
+        f"journal: {counted(journal.segments, 'segment')}, {counted(journal.records, 'record')}, "
+        f"{counted(journal.samples, 'sample')}, {counted(journal.damaged, 'damaged place')}"
     )
 
 
 def _backup(options: argparse.Namespace) -> int:
     from aggregator.backup import BackupError, back_up  # noqa: PLC0415
     from aggregator.fleet_db import FILE_NAME  # noqa: PLC0415
+    from aggregator.fleet_place import elsewhere  # noqa: PLC0415
 
     data_dir = existing_data_dir(options)
     try:
@@ -251,17 +270,18 @@ def _backup(options: argparse.Namespace) -> int:
     except BackupError as error:
         complain(*error.problems)
         return EXIT_FAILED
-    if not (data_dir / FILE_NAME).exists():
-        complain(f"{data_dir}: holds no fleet database; where it lies elsewhere, back it up there")
+    if elsewhere(data_dir) or not (data_dir / FILE_NAME).exists():
+        complain(f"{data_dir}: {_no_database(data_dir)}; where it lies elsewhere, back it up there")
     damaged = _damaged(options.target)
     complain(*copied.problems, *damaged)
-    say(f"copied {copied.stores} stores, {len(copied.files)} files, {copied.size_bytes} bytes to {options.target}")
+    say(f"copied {_amount(copied)} to {options.target}")
     return EXIT_FAILED if copied.problems or damaged else 0
 
 
 def _damaged(target: Path) -> list[str]:
     """Stores of a fresh backup that hold what was not written so: the copy is only as good as they were."""
-    from aggregator.check import list_stores, verify_store  # noqa: PLC0415
+    from aggregator.check import verify_store  # noqa: PLC0415
+    from aggregator.store_files import list_stores  # noqa: PLC0415
 
     paths = list_stores(target)
     problems = []
@@ -277,7 +297,7 @@ def _damaged(target: Path) -> list[str]:
 def _restore(options: argparse.Namespace) -> int:
     from aggregator.backup import BackupError, restore  # noqa: PLC0415
 
-    data_dir = chosen_data_dir(options)
+    data_dir: Path = options.data
     if data_dir.exists() and not data_dir.is_dir():
         raise ConfigError(f"--data: {data_dir} is not a directory")
     try:
@@ -287,8 +307,13 @@ def _restore(options: argparse.Namespace) -> int:
         complain(*error.problems)
         return EXIT_FAILED
     complain(*(f"the backup lacks {problem}" for problem in copied.problems))
-    say(f"restored {copied.stores} stores, {len(copied.files)} files, {copied.size_bytes} bytes to {data_dir}")
+    say(f"restored {_amount(copied)} to {data_dir}")
     return 0
+
+
+def _amount(copied: Copied) -> str:
+    parts = {"store": copied.stores, "file": len(copied.files), "byte": copied.size_bytes}
+    return ", ".join(counted(count, noun) for noun, count in parts.items())
 
 
 @contextmanager

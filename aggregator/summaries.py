@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import sqlalchemy as sa
 
 from aggregator.fleet import node as nodes
 from aggregator.fleet import vm_evidence, vm_part, vm_summary, vm_window
-from aggregator.homes import Home, Placing, Whole, place, with_push_of
+from aggregator.generations import lives_by_vm
+from aggregator.homes import Home, Part, Placing, Whole, place, with_push_of
+from aggregator.parts import may_be_elsewhere
 from aggregator.summary import Heard, Summary
 from aggregator.summary_tables import OF_A_PUSH, Row, row_writer
 
@@ -81,7 +83,8 @@ class SummaryWriter:
         self._evidence = row_writer(vm_evidence, engine.dialect)
         ids = "= ANY(%s::text[])" if self._is_postgres else "IN (SELECT value FROM json_each(?))"
         lock = " ORDER BY vm_id FOR NO KEY UPDATE" if self._is_postgres else ""  # SQLite's transaction is alone anyway
-        self._read_homes = f"SELECT vm_id, node, oldest_s, newest_s FROM vm_summary WHERE vm_id {ids}{lock}"  # noqa: S608
+        columns = "vm_id, node, oldest_s, newest_s, received_s"
+        self._read_homes = f"SELECT {columns} FROM vm_summary WHERE vm_id {ids}{lock}"  # noqa: S608
         mark = "%s" if self._is_postgres else "?"
         self._read_here = f"SELECT vm_id FROM vm_summary WHERE vm_id {ids} AND node = {mark}"  # noqa: S608
         self._read_parts = f"SELECT vm_id, node FROM vm_part WHERE vm_id {ids}"  # noqa: S608
@@ -92,7 +95,7 @@ class SummaryWriter:
         Raises: sqlalchemy.exc.SQLAlchemyError: the database is away; nothing of this call was written.
         """
         if summaries:
-            self._again(lambda connection: self._write(connection, summaries, now_s))
+            self.transaction(lambda connection: self._write(connection, summaries, now_s, doubts_all=False))
 
     def joined(self, wholes: Sequence[Whole], *, now_s: float) -> None:
         """Writes summaries whose stores took in parts, and deletes the notes of those parts.
@@ -113,9 +116,9 @@ class SummaryWriter:
             self._homes(connection, sorted({whole.summary.vm_id for whole in wholes}))
             if notes:
                 connection.execute(_GONE, notes)
-            self._write(connection, [whole.summary for whole in wholes], now_s)
+            self._write(connection, [whole.summary for whole in wholes], now_s, doubts_all=True)
 
-        self._again(work)
+        self.transaction(work)
 
     def heard(self, vms: Sequence[Heard], *, now_s: float) -> list[str]:
         """Notes when VMs at home here were last heard of, whose rows are on their way to their stores.
@@ -130,21 +133,32 @@ class SummaryWriter:
             elsewhere[:] = self._note_heard(connection, vms, now_s)
 
         if vms:
-            self._again(work)
+            self.transaction(work)
         return elsewhere
 
     def known_vms(self) -> list[str]:
         """VMs of which this node must have a history, since it is their home.
 
-        Not those of which it has a part: their note stands for a while after the part has gone to their home. Those
-        without a home it has as long as there is no node: it is about to be the first. Later they are those of a node
-        that was given up.
+        Not those of which it has a part: their note stands for a while after the part has gone to their home. Nor those
+        of which another's part ends no earlier than what the row tells of: this node may have been made their home
+        (`aggregator.bequest`) and have nothing yet. Those without a home it has as long as there is no node: it is
+        about to be the first. Later they are those of a node that was given up.
         """
         with self._engine.connect() as connection:
             is_first = connection.scalar(sa.select(nodes.c.node).limit(1)) is None
             homes = ("", self._node) if is_first else (self._node,)
-            mine = sa.select(vm_summary.c.vm_id).where(vm_summary.c.node.in_(homes))
+            mine = sa.select(vm_summary.c.vm_id).where(vm_summary.c.node.in_(homes), ~may_be_elsewhere())
             return list(connection.execute(mine).scalars())
+
+    def note_part(self, connection: sa.Connection, part: Part, now_s: float) -> None:
+        """Notes what a node that is not the home holds of a VM, whose row the transaction has locked."""
+        key = (vm_part.c.vm_id == part.vm_id, vm_part.c.node == part.node)
+        # Whoever takes the part in right now may not have seen all of it: with another mark the note outlives that.
+        told = {"oldest_s": part.oldest_s, "newest_s": part.newest_s, "mark": self._make_mark()}
+        # The row of the VM is locked: nobody else notes a part of it meanwhile. Since when there are two stays.
+        if not connection.execute(sa.update(vm_part).where(*key).values(told)).rowcount:
+            named = {"vm_id": part.vm_id, "node": part.node, "noted_s": now_s}
+            connection.execute(sa.insert(vm_part).values(named | told))
 
     def keep_windows(self, windows_days: Sequence[int]) -> None:
         """Deletes figures of windows that are no longer configured, so that no report reads stale ones."""
@@ -158,7 +172,7 @@ class SummaryWriter:
                     sa.select(sa.func.min(vm_window.c.window_days)).where(vm_window.c.window_days > days)
                 )
 
-    def _again(self, work: Callable[[sa.Connection], None]) -> None:
+    def transaction(self, work: Callable[[sa.Connection], None]) -> None:
         """One transaction; tried again where it failed for another at the same time, or for an old connection."""
         for left in reversed(range(_TRIES)):
             try:
@@ -189,17 +203,20 @@ class SummaryWriter:
         here = set(connection.exec_driver_sql(self._read_here, (self._ids(ids), self._node)).scalars())
         return [vm_id for vm_id in ids if vm_id not in here]
 
-    def _write(self, connection: sa.Connection, summaries: Sequence[Summary], now_s: float) -> None:
+    def _write(
+        self, connection: sa.Connection, summaries: Sequence[Summary], now_s: float, *, doubts_all: bool
+    ) -> None:
+        homes = self._homes(connection, sorted({summary.vm_id for summary in summaries}))
+        summaries = self._without_forgotten(connection, summaries, homes, doubts_all=doubts_all)
         newest: dict[str, Summary] = {}
         for summary in summaries:
             before = newest.get(summary.vm_id)
             newest[summary.vm_id] = summary if summary.received_s or not before else with_push_of(before, summary)
         ids = sorted(newest)
-        homes = self._homes(connection, ids)
         holders: dict[str, set[str]] = {}
         for vm_id, node in connection.exec_driver_sql(self._read_parts, (self._ids(ids),)):
             holders.setdefault(vm_id, set()).add(node)
-        placing = place((newest[vm_id] for vm_id in ids), self._node, homes, holders)
+        placing = place((newest[vm_id] for vm_id in ids), self._node, homes, holders, now_s=now_s)
         self._write_rows(connection, placing.rows, homes, now_s)
         self._write_parts(connection, placing, now_s)
         whole = [summary for summary in summaries if summary.vm_id in placing.whole]
@@ -217,8 +234,21 @@ class SummaryWriter:
             connection, [(vm_id, summary.evidence_hour_s, summary.evidence) for vm_id, summary in evidence.items()]
         )
 
+    def _without_forgotten(
+        self, connection: sa.Connection, summaries: Sequence[Summary], homes: Mapping[str, Home], *, doubts_all: bool
+    ) -> Sequence[Summary]:
+        """Summaries of the lives that count; what was made before its VM was forgotten is let go of.
+
+        Of a VM that is at home here by its row this node knew when it wrote that: forgetting deletes the row.
+        """
+        doubtful = [
+            one for one in summaries if doubts_all or one.vm_id not in homes or homes[one.vm_id].node != self._node
+        ]
+        over = _forgotten(connection, doubtful)
+        return [one for one in summaries if (one.vm_id, one.life) not in over] if over else summaries
+
     def _write_rows(
-        self, connection: sa.Connection, summaries: Iterable[Summary], homes: Collection[str], now_s: float
+        self, connection: sa.Connection, summaries: Sequence[Summary], homes: Mapping[str, Home], now_s: float
     ) -> None:
         fresh: list[Row] = []
         pushed: list[Row] = []
@@ -228,18 +258,14 @@ class SummaryWriter:
             rows.append(_summary_row(summary, now_s, self._node))
         if self._summary.insert(connection, fresh) != len(fresh):
             raise _Raced("other nodes inserted the same VMs at the same time, again and again")
+        if fresh and _forgotten(connection, [one for one in summaries if one.vm_id not in homes]):
+            raise _Raced("VMs were forgotten at the same time, again and again")
         self._summary.upsert(connection, pushed)
         self._owed_summary.upsert(connection, owed)
 
     def _write_parts(self, connection: sa.Connection, placing: Placing, now_s: float) -> None:
         for part in placing.parts:
-            key = (vm_part.c.vm_id == part.vm_id, vm_part.c.node == part.node)
-            # Whoever takes the part in right now may not have seen all of it: with another mark the note outlives that.
-            told = {"oldest_s": part.oldest_s, "newest_s": part.newest_s, "mark": self._make_mark()}
-            # The row of the VM is locked: nobody else notes a part of it meanwhile. Since when there are two stays.
-            if not connection.execute(sa.update(vm_part).where(*key).values(told)).rowcount:
-                named = {"vm_id": part.vm_id, "node": part.node, "noted_s": now_s}
-                connection.execute(sa.insert(vm_part).values(named | told))
+            self.note_part(connection, part, now_s)
         if placing.returned:
             own = sa.delete(vm_part).where(vm_part.c.node == self._node, vm_part.c.vm_id.in_(placing.returned))
             connection.execute(own)
@@ -247,10 +273,18 @@ class SummaryWriter:
     def _homes(self, connection: sa.Connection, ids: list[str]) -> dict[str, Home]:
         """Homes of those of the VMs that have a row, which is locked until the end of the transaction."""
         found = connection.exec_driver_sql(self._read_homes, (self._ids(ids),)).all()
-        return {vm_id: Home(node, oldest_s, newest_s) for vm_id, node, oldest_s, newest_s in found}
+        return {vm_id: Home(*rest) for vm_id, *rest in found}
 
     def _ids(self, ids: list[str]) -> list[str] | str:
         return ids if self._is_postgres else json.dumps(ids)
+
+
+def _forgotten(connection: sa.Connection, summaries: Sequence[Summary]) -> set[tuple[str, int]]:
+    """(VM, life) of those whose VM was forgotten since."""
+    if not summaries:
+        return set()
+    lives = lives_by_vm(connection, [summary.vm_id for summary in summaries])
+    return {(one.vm_id, one.life) for one in summaries if one.life < lives.get(one.vm_id, 0)}
 
 
 def _summary_row(summary: Summary, now_s: float, node: str) -> Row:
@@ -258,7 +292,8 @@ def _summary_row(summary: Summary, now_s: float, node: str) -> Row:
         summary.vm_id,
         summary.oldest_s,
         summary.newest_s,
-        summary.received_s or summary.newest_s,
+        # A sample may be from the future; no push is.
+        summary.received_s or min(summary.newest_s, now_s),
         summary.skew_s,
         summary.interval_s,
         summary.conflicts,

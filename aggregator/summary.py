@@ -77,6 +77,7 @@ class Taken(NamedTuple):
         wants_figures: figures are wanted though no hour closed.
         had_history: it had rows before: a store without any is not new but has lost them.
         verify: hold all of its store against its sums.
+        life: that the rows are of; see `aggregator.lives`.
     """
 
     vm_id: str
@@ -88,6 +89,7 @@ class Taken(NamedTuple):
     wants_figures: bool = False
     had_history: bool = False
     verify: bool = False
+    life: int = 0
 
 
 class Heard(NamedTuple):
@@ -128,7 +130,7 @@ class Figures(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """One VM after a flush: what the fleet database keeps of it."""
+    """One VM after a flush: what the fleet database keeps of it, while the life of the VM is this one."""
 
     vm_id: str
     oldest_s: int
@@ -144,6 +146,7 @@ class Summary(NamedTuple):
     figures: list[Figures]
     evidence_hour_s: int
     evidence: bytes | None  # None: unchanged since the hour last closed
+    life: int = 0
 
 
 @dataclass(frozen=True, slots=True)

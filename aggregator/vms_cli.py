@@ -130,13 +130,16 @@ def _forget_through_daemon(data_dir: Path, vm_id: str) -> bool | None:
 
 def _forget_here(catalogue: Catalogue, data_dir: Path, vm_id: str) -> bool:
     from aggregator.catalogue import UnknownVmError  # noqa: PLC0415
-    from aggregator.store_files import delete_store, store_path  # noqa: PLC0415
+    from aggregator.store_files import store_path  # noqa: PLC0415
+    from aggregator.store_life import drop_life  # noqa: PLC0415
 
     try:
-        catalogue.forget(vm_id, now_s=time.time())
+        life = catalogue.forget(vm_id, now_s=time.time())
     except UnknownVmError:
         return False
-    delete_store(store_path(data_dir, vm_id))
+    dropped = drop_life(store_path(data_dir, vm_id), life)
+    if dropped.problem is not None:
+        complain(f"{vm_id}: the aggregator deletes its store at its next start: {dropped.problem}")
     return True
 
 
@@ -159,10 +162,13 @@ def chosen_vms(command: str, vms: list[str], *, everything: bool) -> list[str] |
 
 @contextmanager
 def writing_engine(options: argparse.Namespace) -> Iterator[Engine]:
-    """The fleet database of a command line, made where there is none."""
+    """The fleet database of a command line, made where there is none and no aggregator ran yet."""
     from aggregator.fleet_db import migrate_if_new, open_fleet  # noqa: PLC0415
+    from aggregator.fleet_place import has_run  # noqa: PLC0415
 
-    engine = open_fleet(options.fleet_url, existing_data_dir(options))
+    data_dir = existing_data_dir(options)
+    # Before the first start of an aggregator its database may be made here; after it, it would be one more.
+    engine = open_fleet(options.fleet_url, data_dir, must_exist=options.fleet_url is None and has_run(data_dir))
     try:
         migrate_if_new(engine)
         yield engine

@@ -101,14 +101,14 @@ class FlushWorker:
     def _open(self, share: Taken, rows: Ints, now_s: float, lost_stores: dict[str, LostStore]) -> Work:
         path = store_file(self._settings.data_dir, share.vm_id)
         try:
-            work = self._read(Store(path, share.vm_id, self._template), share, rows)
+            work = self._read(path, share, rows)
         except (sqlite3.Error, OSError, ValueError) as error:
             trouble = self._trouble(Path(path), error)
             if not trouble.corrupt or "newer than this program" in str(error):
                 raise trouble from error
             return self._replace(share, rows, str(trouble), now_s, lost_stores)
         # Also after a crash between the making of the new store and its first commit.
-        if share.had_history and work.facts.newest_hour is None and not work.facts.replaced:
+        if work.share.had_history and work.facts.newest_hour is None and not work.facts.replaced:
             self._mark(work, LostStore("it was gone, or held nothing", None), now_s, lost_stores)
         return work
 
@@ -133,7 +133,7 @@ class FlushWorker:
         """
         try:
             read_through(path)
-            work = self._read(Store(path, share.vm_id, self._template), share._replace(verify=True), rows)
+            work = self._read(path, share._replace(verify=True), rows)
         except (sqlite3.Error, OSError, ValueError) as error:
             trouble = self._trouble(path, error)
             if not trouble.corrupt:
@@ -142,7 +142,7 @@ class FlushWorker:
         if compute([work]):
             work.store.close()
             return None
-        work.share = share
+        work.share = work.share._replace(verify=share.verify)
         return work
 
     @staticmethod
@@ -164,14 +164,20 @@ class FlushWorker:
             journal = Path(f"{path}-journal")
             if journal.exists():
                 journal.rename(f"{aside}-journal")
-            work = self._read(Store(path, share.vm_id, self._template), share, rows)
+            work = self._read(path, share, rows)
         except (sqlite3.Error, OSError) as error:
             raise as_store_error(error) from error
         self._mark(work, LostStore(why, str(aside)), now_s, lost_stores)
         return work
 
-    def _read(self, store: Store, share: Taken, rows: Ints) -> Work:
+    def _read(self, path: Path | str, share: Taken, rows: Ints) -> Work:
+        store, was_forgotten = Store.of_life(path, share.vm_id, self._template, share.life)
         try:
+            if was_forgotten:
+                share = share._replace(had_history=False)
+            elif store.life > share.life:
+                # Rows from before the VM was forgotten.
+                share, rows = share._replace(rows=b"", conflicts=0, life=store.life), rows[:0]
             if share.verify:
                 store.verify()
             facts = store.facts()
@@ -374,6 +380,7 @@ def make_summary(
         figures=[],
         evidence_hour_s=open_hour * 3600,
         evidence=None,
+        life=share.life,
     )
 
 

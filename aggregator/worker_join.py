@@ -65,16 +65,19 @@ class PartJoiner:
         self._template = store_schema.template()
         self._reach = reach_hours(settings.windows_days)
 
-    def join(self, vm_id: str, node: str, body: bytes, *, had_history: bool) -> Joined:
+    def join(self, vm_id: str, node: str, body: bytes, *, had_history: bool, life: int = 0) -> Joined:
         """Takes a part into a VM's store.
 
         Args:
             node: that holds the part.
             had_history: this node had rows of the VM before: a store without any has lost them.
+            life: the newest of the VM that this node knows of. Nothing is taken of a part from before.
         """
 
         def work(store: JoiningStore) -> Joined:
             tally = _Tally()
+            if part.life < store.life:
+                return Joined()
             store.carry(part)
             plan = _plan(store, part)
             found = self._finish(store, vm_id, part, plan, tally)
@@ -86,14 +89,18 @@ class PartJoiner:
 
         try:
             with open_part(body, vm_id) as part:
-                return self._with_store(vm_id, work, had_history=had_history)
+                if part.life < life:
+                    return Joined()
+                return self._with_store(vm_id, work, had_history=had_history, life=part.life)
         except (sqlite3.Error, ValueError) as error:
             return Joined(problem=f"it is not sound: {as_store_error(error)}")
 
-    def settle(self, vm_id: str, node: str, *, had_history: bool) -> Joined:
+    def settle(self, vm_id: str, node: str, *, had_history: bool, life: int = 0) -> Joined:
         """A node holds no part any more: forgets that, and says what our store says as a whole."""
 
         def work(store: JoiningStore) -> Joined:
+            if store.life < life:
+                return Joined(problem="this VM was forgotten")
             store.settle(node)
             return Joined(self._finish(store, vm_id, None, _Plan(), _Tally()))
 
@@ -101,12 +108,15 @@ class PartJoiner:
             return Joined()
         return self._with_store(vm_id, work, had_history=had_history)
 
-    def _with_store(self, vm_id: str, work: Callable[[JoiningStore], Joined], *, had_history: bool) -> Joined:
+    def _with_store(
+        self, vm_id: str, work: Callable[[JoiningStore], Joined], *, had_history: bool, life: int = 0
+    ) -> Joined:
         """One transaction of our store; nothing of it stays where there is a problem."""
         try:
-            store = JoiningStore(store_path(self._settings.data_dir, vm_id), vm_id, self._template)
+            path = store_path(self._settings.data_dir, vm_id)
+            store, was_forgotten = JoiningStore.of_life(path, vm_id, self._template, life)
             try:
-                if had_history and store.facts().newest_hour is None:
+                if had_history and not was_forgotten and store.facts().newest_hour is None:
                     # A flush marks the new store and tells of it; a part must not hide that.
                     return Joined(problem="the store of this VM is gone here: its next flush begins a new one")
                 found = work(store)
@@ -147,7 +157,7 @@ class PartJoiner:
         if newest is None or now is None:
             return None
         summary = make_summary(
-            Taken(vm_id, b"", 0, 0.0, 0.0, identity_conflict=False),
+            Taken(vm_id, b"", 0, 0.0, 0.0, identity_conflict=False, life=store.life),
             newest,
             oldest_hour=now[0],
             open_hour=open_hour,

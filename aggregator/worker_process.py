@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from aggregator.part_file import Dropped, Joined, drop_store
 from aggregator.store_files import store_path
+from aggregator.store_life import drop_life
 from aggregator.summary import ChunkResult, Taken, WorkerSettings
 
 if TYPE_CHECKING:
@@ -57,19 +58,24 @@ def flush_chunk(shares: list[Taken], now_s: float, may_forget: bool) -> ChunkRes
     return _worker.flush(shares, now_s=now_s, may_forget=may_forget)
 
 
-def join_part(vm_id: str, node: str, body: bytes, had_history: bool) -> Joined:
+def join_part(vm_id: str, node: str, body: bytes, had_history: bool, life: int) -> Joined:
     """Called in a worker process; see `PartJoiner.join`."""
-    return _part_joiner().join(vm_id, node, body, had_history=had_history)
+    return _part_joiner().join(vm_id, node, body, had_history=had_history, life=life)
 
 
-def settle_part(vm_id: str, node: str, had_history: bool) -> Joined:
+def settle_part(vm_id: str, node: str, had_history: bool, life: int) -> Joined:
     """Called in a worker process; see `PartJoiner.settle`."""
-    return _part_joiner().settle(vm_id, node, had_history=had_history)
+    return _part_joiner().settle(vm_id, node, had_history=had_history, life=life)
 
 
 def drop_part(vm_id: str, mark: str) -> Dropped:
     """Called in a worker process, so that no flush writes the store meanwhile; see `part_file.drop_store`."""
     return drop_store(store_path(_known_settings().data_dir, vm_id), mark)
+
+
+def drop_forgotten(vm_id: str, life: int) -> Dropped:
+    """Called in a worker process, as `drop_part`; see `store_life.drop_life`."""
+    return drop_life(store_path(_known_settings().data_dir, vm_id), life)
 
 
 def _part_joiner() -> PartJoiner:

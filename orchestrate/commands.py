@@ -271,6 +271,18 @@ def _detect(options: argparse.Namespace, _config: OrchestrateConfig, around: Sur
     return run(options, out=around.out, err=around.err, width=around.width, colour=around.colour)
 
 
+def _copy_fleet_options(parser: argparse.ArgumentParser) -> None:
+    from orchestrate.copy_fleet_cli import add_options
+
+    add_options(parser)
+
+
+def _copy_fleet(options: argparse.Namespace, config: OrchestrateConfig, around: Surroundings) -> int:
+    from orchestrate.copy_fleet_cli import run
+
+    return run(options, config, around)
+
+
 COMMANDS: Mapping[str, Command] = {
     "plan": Command(
         summary="Tells what would be done now, why, and what is left out.", options=_plan_options, run=_plan
@@ -315,5 +327,10 @@ COMMANDS: Mapping[str, Command] = {
     ),
     "simulate": Command(
         summary="Replays load over a park of hosts, by several policies.", options=_simulate_options, run=_simulate
+    ),
+    "copy-fleet": Command(
+        summary="Copies the fleet database to an empty one, such as from SQLite to PostgreSQL.",
+        options=_copy_fleet_options,
+        run=_copy_fleet,
     ),
 }

@@ -197,7 +197,7 @@ def open_control(
             with reading(reader) as connection:
                 return read_nodes(connection)
 
-        doors = NodeDoors(nodes, report.serve, clock=clock, connect=connector(report))
+        doors = NodeDoors(nodes, report.serve, clock=clock, connect=connector(report, clock=clock))
         sources = Sources(
             config=config,
             engine=reader,

@@ -334,12 +334,14 @@ def _serve(reader: SettingsReader, base: ServeConfig) -> ServeConfig:
 
 
 def parse_aggregator_url(text: object) -> str:
-    """Where an admin door is asked. Raises: ValueError: no address, or plain text to another machine."""
+    """Where an admin door is asked. Raises: ValueError: no address, plain text to another machine, or of no machine."""
+    from aggregator.addresses import check_askable  # noqa: PLC0415
     from aggregator.admin_client import parse_admin_url  # noqa: PLC0415
 
     server = parse_admin_url(text)
     if not server.tls and not server.is_loopback:
         raise ValueError(f"{text!r} is on another machine, where the token would be readable on the way: use https")
+    check_askable(server.host)
     return str(server)
 
 

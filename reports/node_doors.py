@@ -1,7 +1,12 @@
-"""Where each aggregator of a fleet is asked: the address that it gave, or that of the settings for an only one."""
+"""Where each aggregator of a fleet is asked: the address that it gave, or that of the settings for an only one.
+
+The token of the fleet goes to the address of the settings alone. An address that the fleet database gave is asked with
+proofs, by the name of its node (see `aggregator.node_proof`).
+"""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -50,6 +55,14 @@ class ClosedDoor:
         raise AdminUnavailable(self.reason)
 
 
+class Connect(Protocol):
+    """Makes doors of addresses that `parse_aggregator_url` takes."""
+
+    def __call__(self, url: str, node: str | None, /) -> Door:
+        """Args: node: whose address the fleet database says that it is; None: it is one of the settings."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeDoor:
     """A node and where it is asked. `node`: None for an aggregator that has told nothing of itself."""
@@ -64,7 +77,6 @@ class NodeDoors:
     Args:
         read: the nodes that the fleet database has, by name.
         clock: Unix seconds.
-        connect: an address that `parse_aggregator_url` takes -> its door.
     """
 
     def __init__(
@@ -73,7 +85,7 @@ class NodeDoors:
         serve: ServeConfig,
         *,
         clock: Callable[[], float],
-        connect: Callable[[str], Door],
+        connect: Connect,
     ) -> None:
         self._read = read
         self._serve = serve
@@ -98,13 +110,19 @@ class NodeDoors:
         return known if len(known) == 1 else asked
 
 
-def connector(config: ReportConfig, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> Callable[[str], Door]:
-    """Makes doors of addresses by the settings, with the one token of all nodes."""
+def connector(
+    config: ReportConfig, *, timeout_s: float = DEFAULT_TIMEOUT_S, clock: Callable[[], float] = time.time
+) -> Connect:
+    """Makes doors of addresses by the settings, with the one token of all nodes. `clock`: Unix seconds, for proofs."""
     token_file, ca = config.admin_token_file, config.serve.nodes_ca
-    return lambda url: AdminClient(url, token_file, timeout_s=timeout_s, ca=ca)
+
+    def connect(url: str, node: str | None) -> Door:
+        return AdminClient(url, token_file, node=node, timeout_s=timeout_s, ca=ca, unix_clock=clock)
+
+    return connect
 
 
-def doors_of(nodes: Sequence[Node], serve: ServeConfig, connect: Callable[[str], Door]) -> tuple[NodeDoor, ...]:
+def doors_of(nodes: Sequence[Node], serve: ServeConfig, connect: Connect) -> tuple[NodeDoor, ...]:
     """A door for each node; where there is at most one node, one door.
 
     Args: serve: its `aggregator_url` is the door of an only node, unless that gave an address and settings do not.
@@ -112,10 +130,9 @@ def doors_of(nodes: Sequence[Node], serve: ServeConfig, connect: Callable[[str],
     if len(nodes) > 1:
         return tuple(NodeDoor(node=node, door=_door(node, connect)) for node in nodes)
     only = nodes[0] if nodes else None
-    url = serve.aggregator_url
-    if only is not None and url == ServeConfig().aggregator_url and _problem(only) is None:
-        url = str(only.admin_url)
-    return (NodeDoor(node=only, door=connect(url)),)
+    if only is not None and serve.aggregator_url == ServeConfig().aggregator_url and _problem(only) is None:
+        return (NodeDoor(node=only, door=connect(str(only.admin_url), only.name)),)
+    return (NodeDoor(node=only, door=connect(serve.aggregator_url, None)),)
 
 
 def in_parallel(ask: Callable[[_Asked], _Told], whom: Iterable[_Asked]) -> list[_Told]:
@@ -127,9 +144,9 @@ def in_parallel(ask: Callable[[_Asked], _Told], whom: Iterable[_Asked]) -> list[
         return list(pool.map(ask, asked))
 
 
-def _door(node: Node, connect: Callable[[str], Door]) -> Door:
+def _door(node: Node, connect: Connect) -> Door:
     problem = _problem(node)
-    return connect(str(node.admin_url)) if problem is None else ClosedDoor(f"node {node.name}", problem)
+    return connect(str(node.admin_url), node.name) if problem is None else ClosedDoor(f"node {node.name}", problem)
 
 
 def _problem(node: Node) -> str | None:

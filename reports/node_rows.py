@@ -2,34 +2,74 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import sqlalchemy as sa
 
 from aggregator.fleet import node as nodes
 from aggregator.fleet import vm_part as parts
 from aggregator.fleet import vm_summary as summaries
+from aggregator.fleet_clock import ahead_s
+from aggregator.node_problems import node_problems
+from aggregator.nodes import NodeTable, count_homes, node_of
 from reports.nodes import Holding, Node, Part, Whereabouts
 
 _PROBLEMS = 5
 
 
-def read_nodes(connection: sa.Connection) -> tuple[Node, ...]:
-    """Those that have said something of themselves, by name."""
-    return tuple(map(_node, connection.execute(sa.select(nodes).order_by(nodes.c.node)).all()))
+def read_nodes(connection: sa.Connection, machine: Callable[[], float] = time.time) -> tuple[Node, ...]:
+    """Those that have said something of themselves, by name.
+
+    They told by the clock of the database, and are given here by that of this machine, so that both may differ.
+
+    Args: machine: its clock, Unix seconds.
+    """
+    ahead = ahead_s(connection, machine)
+    return tuple(_node(row, ahead) for row in _node_rows(connection))
 
 
-def _node(row: sa.Row[tuple[object, ...]]) -> Node:
-    values = dict(row._mapping)
-    values["name"], values["said"], values["heard_vms"] = values.pop("node"), values.pop("state"), values.pop("vms")
-    return Node(**values)
+def _node_rows(connection: sa.Connection) -> Sequence[sa.Row[Any]]:
+    return connection.execute(sa.select(nodes).order_by(nodes.c.node)).all()
 
 
-def read_holdings(connection: sa.Connection) -> tuple[Holding, ...]:
-    """What every node keeps, by name; nodes that only summaries and parts name, too. Counts every summary."""
-    found = {node.name: Holding(node=node) for node in read_nodes(connection)}
-    homes = sa.select(summaries.c.node, sa.func.count()).where(summaries.c.node != "").group_by(summaries.c.node)
-    for name, count in connection.execute(homes).all():
+def _node(row: sa.Row[Any], ahead: float) -> Node:
+    told = node_of(row)
+    return Node(
+        name=told.node,
+        # As it stands there: a newer program may have more words.
+        said=row._mapping["state"],
+        admin_url=told.admin_url,
+        listen=told.listen,
+        version=told.version,
+        revision=told.revision,
+        not_ready=told.not_ready,
+        started_s=told.started_s,
+        seen_s=told.seen_s + ahead,
+        heard_vms=told.vms,
+        owed=told.owed,
+        free_bytes=told.free_bytes,
+        ahead_s=told.ahead_s,
+        is_leaving=told.is_leaving,
+    )
+
+
+def read_holdings(
+    connection: sa.Connection, now_s: float, machine: Callable[[], float] = time.time
+) -> tuple[Holding, ...]:
+    """What every node keeps, by name; nodes that only summaries and parts name, too. Counts every summary.
+
+    Args: now_s, machine: Unix seconds of this machine's clock: as of when, and how it is read.
+    """
+    ahead, rows = ahead_s(connection, machine), _node_rows(connection)
+    troubles = node_problems(NodeTable(nodes=tuple(map(node_of, rows)), now_s=now_s - ahead))
+    found = {
+        node.name: Holding(node=node, troubles=troubles.get(node.name, ()))
+        for node in (_node(row, ahead) for row in rows)
+    }
+    for name, count in count_homes(connection).items():
         found[name] = replace(found.get(name) or Holding(node=Node(name=name)), home_vms=count)
     waiting = sa.select(parts.c.node, parts.c.problem, sa.func.count()).group_by(parts.c.node, parts.c.problem)
     problems: dict[str, list[tuple[str, int]]] = {}
@@ -44,10 +84,14 @@ def read_holdings(connection: sa.Connection) -> tuple[Holding, ...]:
     return tuple(found[name] for name in sorted(found))
 
 
-def read_parts(connection: sa.Connection, wanted: sa.ColumnElement[bool]) -> dict[str, tuple[Part, ...]]:
+def read_parts(
+    connection: sa.Connection, wanted: sa.ColumnElement[bool], machine: Callable[[], float] = time.time
+) -> dict[str, tuple[Part, ...]]:
     """The parts that lie elsewhere than at home, by the id of their VM, the oldest first.
 
-    Args: wanted: of columns of `vm_part`, such as of `wanted_ids`.
+    Args:
+        wanted: of columns of `vm_part`, such as of `wanted_ids`.
+        machine: as `read_nodes` takes it.
     """
     query = (
         sa.select(parts, nodes)
@@ -61,14 +105,16 @@ def read_parts(connection: sa.Connection, wanted: sa.ColumnElement[bool]) -> dic
         .set_label_style(sa.LABEL_STYLE_TABLENAME_PLUS_COL)
     )
     found: dict[str, list[Part]] = {}
-    for row in connection.execute(query).mappings():
+    rows = connection.execute(query).mappings().all()
+    ahead = ahead_s(connection, machine) if rows else 0.0
+    for row in rows:
         holder = Node(name=row["vm_part_node"])
         if row["node_node"] is not None:
             holder = Node(
                 name=row["node_node"],
                 said=row["node_state"],
                 admin_url=row["node_admin_url"],
-                seen_s=row["node_seen_s"],
+                seen_s=row["node_seen_s"] + ahead,
             )
         found.setdefault(row["vm_part_vm_id"], []).append(
             Part(

@@ -23,7 +23,9 @@ def holding_words(held: Holding, now_s: float) -> tuple[str, ...]:
         found.append(f"it keeps the history of {count_words(held.home_vms, 'VM')}")
     if gone is None and node.not_ready is not None:
         found.append(f"it takes no pushes: {node.not_ready}")
-    return (*found, *waiting_words(held))
+    if gone is None and node.is_leaving:
+        found.append("it leaves for good: the others take over what it keeps")
+    return (*found, *held.troubles, *waiting_words(held))
 
 
 def waiting_words(held: Holding) -> tuple[str, ...]:
@@ -39,7 +41,7 @@ def is_trouble(held: Holding, now_s: float) -> bool:
         case NodeState.STOPPED:
             return held.home_vms > 0 or held.parts > 0
         case state:
-            return bool(held.problems) or (state is NodeState.UP and held.node.not_ready is not None)
+            return bool(held.problems or held.troubles) or (state is NodeState.UP and held.node.not_ready is not None)
 
 
 def nodes_object(found: Sequence[Holding], now_s: float) -> dict[str, object]:
@@ -79,6 +81,7 @@ def _object(held: Holding, now_s: float) -> dict[str, object]:
         "home_vms": held.home_vms,
         "parts": held.parts,
         "problems": [{"problem": problem, "parts": count} for problem, count in held.problems],
+        "troubles": list(held.troubles),
     }
 
 

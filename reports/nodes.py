@@ -35,9 +35,11 @@ class Node:
         listen: host and port of the agents' door.
         revision: of the schema that its program was written for.
         not_ready: why it takes no pushes; None: it does.
-        seen_s: when it last wrote to the fleet database, Unix seconds.
+        seen_s: when it last wrote to the fleet database, Unix seconds by the clock of whoever read this.
         heard_vms: VMs it heard of within a day. owed: summaries it has still to write.
         free_bytes: room on the disk of its stores.
+        ahead_s: its clock less that of the fleet database.
+        is_leaving: it drains for good: others take over what it keeps.
     """
 
     name: str
@@ -52,6 +54,8 @@ class Node:
     heard_vms: int | None = None
     owed: int | None = None
     free_bytes: int | None = None
+    ahead_s: float | None = None
+    is_leaving: bool = False
 
     def state(self, now_s: float) -> NodeState:
         """As of `now_s`, Unix seconds."""
@@ -104,12 +108,14 @@ class Holding:
         home_vms: VMs whose history it keeps.
         parts: VMs of which it holds some history that their home has not taken in yet.
         problems: why not, those that most VMs have first, with how many have each; at most a few.
+        troubles: what is wrong with its keys and its clock, in clauses.
     """
 
     node: Node
     home_vms: int = 0
     parts: int = 0
     problems: tuple[tuple[str, int], ...] = ()
+    troubles: tuple[str, ...] = ()
 
 
 def find_node(found: Sequence[Node], name: str) -> Node:

@@ -43,9 +43,9 @@ def run(
     engine = open_fleet_read_only(config.fleet_url, config.data_dir)
     try:
         with reading(engine) as connection:
-            found = read_holdings(connection)
+            now_s = clock()
+            found = read_holdings(connection, now_s)
     finally:
         engine.dispose()
-    now_s = clock()
     out.write(nodes_json(found, now_s) if options.json else nodes_text(found, now_s, width=width, colour=colour))
     return DONE

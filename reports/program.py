@@ -34,14 +34,15 @@ def guarded(run: Callable[[], int], err: TextIO, *, program: str) -> int:
         # Loaded by now where they can be raised at all.
         import sqlalchemy.exc  # noqa: PLC0415
 
+        from aggregator.fleet_errors import is_refusal, trouble  # noqa: PLC0415
         from reports.fleet import FleetDamaged  # noqa: PLC0415
 
         if isinstance(error, FleetDamaged):
             return complain(err, program, FAILED, f"the fleet database cannot be used: {error}")
         if not isinstance(error, sqlalchemy.exc.DBAPIError):
             raise
-        if _is_unreachable(error):
-            return complain(err, program, UNREACHABLE, f"the fleet database does not answer: {_first_line(error.orig)}")
+        if is_refusal(error) or _is_unreachable(error):
+            return complain(err, program, USAGE if is_refusal(error) else UNREACHABLE, trouble(error))
         return complain(err, program, FAILED, f"the fleet database cannot be used: {_first_line(error.orig)}")
 
 

@@ -18,7 +18,7 @@ from reports.web.views import NodeLine, NodesView
 def find_nodes(backing: Backing) -> Sequence[Holding]:
     """Every node with what it holds."""
     with snapshot(backing.fleet.reader) as connection:
-        return read_holdings(connection)
+        return read_holdings(connection, backing.clock())
 
 
 class NodePages:
@@ -36,7 +36,7 @@ class NodePages:
         """The page."""
         now_s = self._backing.clock()
         view = NodesView(
-            frame=frame(asked, "Nodes", "health", zone=self._backing.config.zone, now_s=now_s),
+            frame=frame(asked, "Nodes", "nodes", zone=self._backing.config.zone, now_s=now_s),
             rows=tuple(_line(held, now_s) for held in find_nodes(self._backing)),
         )
         return self._renderer.page(view)

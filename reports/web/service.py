@@ -35,6 +35,7 @@ from reports.web.page_server import EVERY_INTERFACE, PageServer, link_origin, op
 from reports.web.renderer import Renderer
 from reports.web.security import Csrf
 from reports.web.serving import Serving
+from reports.web.several_nodes import LOOK_EVERY_S, SeveralNodes
 from reports.web.static import load_static_files
 from reports.web.templates import make_environment
 
@@ -78,7 +79,8 @@ class PagesService(Service):
         self._fleet = _open_fleet(config)
         self._background = Background(reactor=reactor, clock=clock)
         static = load_static_files()
-        doors = NodeDoors(self._nodes, config.serve, clock=clock, connect=connector(config, timeout_s=_AGGREGATOR_S))
+        connect = connector(config, timeout_s=_AGGREGATOR_S, clock=clock)
+        doors = NodeDoors(self._nodes, config.serve, clock=clock, connect=connect)
         local = LocalSeries(config.data_dir)
 
         def series(sources: Sources) -> NodeSeries:
@@ -96,7 +98,9 @@ class PagesService(Service):
             on_the_spot_vms=on_the_spot_vms,
         )
         self._judging = JudgingRuns(backing)
-        renderer = Renderer(make_environment(config.zone, static.address))
+        self._several_nodes = SeveralNodes(self._nodes)
+        self._several_nodes.look()
+        renderer = Renderer(make_environment(config.zone, static.address, shows_nodes=self._several_nodes))
         gate = open_gate(lambda: self._fleet.writer, life=config.login.life)
         self._first = gate.people.make_first_link(Actor(name="the server at its start", now_s=clock()))
         desk = Desk(
@@ -134,6 +138,9 @@ class PagesService(Service):
             max_instances=1,
             coalesce=True,
             misfire_grace_time=None,
+        )
+        self._scheduler.add_job(
+            self._several_nodes.look, "interval", seconds=LOOK_EVERY_S, max_instances=1, misfire_grace_time=None
         )
         self._scheduler.start()
         return Serving(

@@ -20,19 +20,21 @@ _COMPARED: Mapping[Comparison, str] = {
 }
 
 
-def make_environment(zone: tzinfo, asset: Callable[[str], str]) -> Environment:
+def make_environment(
+    zone: tzinfo, asset: Callable[[str], str], *, shows_nodes: Callable[[], bool] = lambda: False
+) -> Environment:
     """Templates of `reports/web/templates`, every one escaped, whatever its name ends in.
 
     Filters, all of which write a dash for None: `time`, `date`, `iso` (for `<time datetime>`; empty for None),
     `duration` (of seconds), `number(unit, beside=limit)`, `percent`, `rate`, `gib`, `count` (1,234), `vcpus`,
     `kwh`, `money(currency)`, `score`, `compared` (of a Comparison: `at most`), `printable` (a text without control
-    characters). Global:
-    `asset("style.css")`, the
-    address of a file of `reports/web/static`, and `asset("plotly.min.js")`.
+    characters). Globals: `asset("style.css")`, the address of a file of `reports/web/static`, and
+    `asset("plotly.min.js")`; `shows_nodes()`.
 
     Args:
         zone: of the reader.
         asset: name of a static file -> its address. Raises KeyError for one that is not there.
+        shows_nodes: whether the navigation has the page of nodes; it must not block.
     """
     environment = Environment(
         loader=PackageLoader("reports.web", "templates"),
@@ -53,6 +55,7 @@ def make_environment(zone: tzinfo, asset: Callable[[str], str]) -> Environment:
         **{name: _or_dash(write) for name, write in _WRITERS.items()},
     )
     environment.globals["asset"] = asset
+    environment.globals["shows_nodes"] = shows_nodes
     return environment
 
 

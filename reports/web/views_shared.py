@@ -31,8 +31,8 @@ class Frame:
 
     Attributes:
         title: of the page, for `<title>` and `<h1>`; text from people may be in it.
-        section: `fleet`, `vms`, `hosts`, `health`, `exemptions`, `compare`, `policies`, `deliveries`, `people`,
-            `account`, or empty on an error page: which entry of the navigation is the current one.
+        section: `fleet`, `vms`, `hosts`, `health`, `nodes`, `exemptions`, `compare`, `policies`, `deliveries`,
+            `people`, `account`, or empty on an error page: which entry of the navigation is the current one.
         now_s: when the page was made.
         zone_words: the reader's zone at that time, such as `Europe/Berlin (CET, UTC+01:00)`.
         csrf: every form that posts carries it in a hidden field named `csrf`.

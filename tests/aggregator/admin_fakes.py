@@ -16,6 +16,7 @@ from twisted.python.failure import Failure
 from aggregator.admin import make_admin_site
 from aggregator.admin_routes import AdminSources, PartSource
 from aggregator.catalogue import Catalogue
+from aggregator.proof_check import ProofCheck
 
 TOKEN = "0123456789abcdef"
 NOW_S = 1_790_000_000
@@ -25,6 +26,14 @@ AUTHORISED = f"Authorization: Bearer {TOKEN}"
 # Twisted's own are not typed.
 new_transport: Any = StringTransport
 new_failure: Any = Failure
+
+
+@dataclass
+class Me:
+    """The node whose door it is."""
+
+    name: str = "agg-1"
+    admin_url: str | None = "http://127.0.0.1:8900"
 
 
 class InlineReactor(Clock):
@@ -85,10 +94,16 @@ class House:
             metrics=lambda: b"fallow_pushes_total 1.0\n",
             clock=lambda: NOW_S,
             store_path=lambda vm_id: self.data_dir / f"{vm_id}.db",
-            forgotten=self.forgotten.append,
+            forgotten=self._forgotten,
             parts=self.parts,
         )
-        self.site = make_admin_site(self.sources, token=TOKEN, reactor=self.clock)
+        proofs = ProofCheck(TOKEN, me=Me(), clock=lambda: NOW_S)
+        self.site = make_admin_site(self.sources, token=TOKEN, reactor=self.clock, proofs=proofs)
+
+    def _forgotten(self, vm_id: str, life: int) -> Deferred[None]:
+        self.forgotten.append(vm_id)
+        assert life > 0
+        return succeed(None)
 
     def _flush(self, _all_figures: bool) -> Deferred[Mapping[str, object]]:
         return self.flush()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from aggregator.fleet_db import SCHEMA_REVISION
 from aggregator.nodes import Node, NodeState
 
 NOW_S = 1_790_000_000.0
@@ -15,7 +16,7 @@ def node(name: str = "agg-1", **changed: Any) -> Node:
         "admin_url": f"https://{name}:8900",
         "listen": f"{name}:8899",
         "version": "1.0",
-        "revision": "0003",
+        "revision": SCHEMA_REVISION,
         "state": NodeState.UP,
         "not_ready": None,
         "started_s": NOW_S - 60.0,
@@ -23,5 +24,6 @@ def node(name: str = "agg-1", **changed: Any) -> Node:
         "vms": 7,
         "owed": 0,
         "free_bytes": 5 << 30,
+        "ahead_s": 0.0,
     }
     return Node(node=name, **values | changed)

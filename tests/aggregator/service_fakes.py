@@ -92,10 +92,11 @@ class House:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         return await self._ask(AGENTS_ADDRESS_FILE, method, path, body, named)
 
-    async def admin(self, method: str, path: str) -> Answer:
-        """Asks the admin door."""
+    async def admin(self, method: str, path: str, headers: Mapping[str, str] | None = None) -> Answer:
+        """Asks the admin door, with the token unless there are other `headers`."""
         token = (self.data / "admin.token").read_text().strip()
-        return await self._ask(ADMIN_ADDRESS_FILE, method, path, b"", {"Authorization": f"Bearer {token}"})
+        shown = {"Authorization": f"Bearer {token}"} if headers is None else headers
+        return await self._ask(ADMIN_ADDRESS_FILE, method, path, b"", shown)
 
     async def enroll(self, vm: str) -> None:
         """Makes `vm` known; its pushes carry the new token from here on. As often as wanted: an admin means it."""

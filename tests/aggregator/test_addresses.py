@@ -14,6 +14,7 @@ from aggregator.addresses import (
     NO_PROXIES,
     PerAddress,
     Proxies,
+    check_askable,
     group_of,
     is_loopback,
     parse_networks,
@@ -159,3 +160,34 @@ def test_a_subscribers_ipv6_network_is_one_address() -> None:
 def test_one_address_may_hold_a_tenth(connections: int, each: int) -> None:
     """A NAT has many agents behind it; never more than there are in all."""
     assert per_address_of(connections) == each
+
+
+@pytest.mark.parametrize(
+    ("host", "kind"),
+    [
+        ("169.254.169.254", "link-local"),
+        ("fe80::1", "link-local"),
+        ("fe80::1%eth0", "link-local"),
+        ("::ffff:169.254.169.254", "link-local"),
+        # As resolvers read them.
+        ("2852039166", "link-local"),
+        ("0xa9fea9fe", "link-local"),
+        ("0251.0376.0251.0376", "link-local"),
+        ("169.254.43518", "link-local"),
+        ("0.0.0.0", "unspecified"),
+        ("0", "unspecified"),
+        ("::", "unspecified"),
+        ("224.0.0.1", "multicast"),
+        ("ff02::1", "multicast"),
+    ],
+)
+def test_nobody_is_asked_at_an_address_of_no_machine(host: str, kind: str) -> None:
+    """The metadata of a cloud, every address at once and groups, however they are written."""
+    with pytest.raises(ValueError, match=f"an address that is {kind}"):
+        check_askable(host)
+
+
+@pytest.mark.parametrize("host", ["10.0.0.7", "127.0.0.1", "2001:db8::7", "fd00::7", "agg1.example", "ä", "localhost"])
+def test_machines_are_asked(host: str) -> None:
+    """Addresses of one machine, and names."""
+    check_askable(host)

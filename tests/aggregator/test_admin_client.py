@@ -22,6 +22,7 @@ from aggregator.admin_client import (
     AdminUnavailable,
     parse_admin_url,
 )
+from aggregator.node_proof import hash_body
 from tests.aggregator.admin_door import TOKEN, Door, open_door, token_file
 from tests.aggregator.certificates import Authority
 
@@ -272,7 +273,88 @@ def test_authorities_of_its_own(tmp_path: Path) -> None:
     with open_door(context) as door:
         door.say(200, 1)
         assert AdminClient(door.url, token_file(tmp_path), ca=authority.ca).get_json("/") == 1
+        proving = AdminClient(door.url, token_file(tmp_path), ca=authority.ca, node="agg-1", kept=1)
+        assert proving.get_json("/") == 1
+        assert door.whom == [f"agg-1 {door.url}"]
         assert "cannot be reached" in reason_of(AdminClient(door.url, token_file(tmp_path)))
         assert "not a file of PEM certificates" in reason_of(
             AdminClient(door.url, token_file(tmp_path), ca=tmp_path / "absent.pem")
         )
+
+
+# With proofs, at addresses that the fleet database gave.
+
+
+@pytest.mark.real
+def test_each_question_to_a_node_has_a_proof_of_its_own(door: Door, tmp_path: Path) -> None:
+    """For that node at that address, with what is to be matched; no two are alike, and none has the token in it."""
+    client = AdminClient(door.url, token_file(tmp_path), node="agg-1", unix_clock=lambda: 1_790_000_000.9)
+    door.etag = '"0123abcd"'
+    door.say(200, 1)
+    assert client.get_json("/v1/x?y=1") == 1
+    assert client.delete("/v1/x", etag="0123abcd").status == 200
+    proofs = [shown for _, shown in door.asked]
+    assert all(shown.startswith("Fallow-Proof v1.1790000000.") and TOKEN not in shown for shown in proofs)
+    assert len(set(proofs)) == 2
+    assert door.whom == [f"agg-1 {door.url}"] * 2
+    assert door.deleted == [("/v1/x", '"0123abcd"')]
+
+
+@pytest.mark.real
+@pytest.mark.parametrize(
+    ("status", "document", "words"),
+    [
+        (200, {"a": 1}, "answered 200 without proof that it is node agg-1"),
+        (
+            404,
+            {"type": "urn:fallow:problem:no-part", "detail": "gone"},
+            "404 without proof that it is node agg-1: gone",
+        ),
+        (302, None, "answered 302 without proof"),
+        (503, {"detail": "too many connections"}, "answered 503 without proof that it is node agg-1: too many"),
+        (401, {"type": "urn:fallow:problem:no-token"}, "does not know proofs: an older version?"),
+        (401, {"type": "urn:fallow:problem:wrong-proof", "detail": "no"}, "which all nodes share: no"),
+        (421, {"type": "urn:fallow:problem:other-node"}, "is not node agg-1"),
+        (500, {"detail": "x" * 5000}, "x" * 300),
+    ],
+)
+def test_an_answer_without_proof_is_none(door: Door, tmp_path: Path, status: int, document: object, words: str) -> None:
+    """Whoever sits at the address says what it likes: nothing of it counts, and little of it is repeated."""
+    door.proves = False
+    door.say(status, document)
+    reason = reason_of(AdminClient(door.url, token_file(tmp_path), node="agg-1"))
+    assert words in reason
+    assert len(reason) < 500
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("change", [{"status": 404}, {"etag": '"1"'}, {"body_hash": hash_body(b"[2]")}])
+def test_an_answer_that_was_changed_is_none(door: Door, tmp_path: Path, change: dict[str, object]) -> None:
+    """The proof of an answer is of its status, tag and body: that of another answer does not do."""
+    client = AdminClient(door.url, token_file(tmp_path), node="agg-1")
+    door.etag = '"0"'
+    door.answers = [(200, b"[1]")]
+    assert client.get_json("/x") == [1]
+    door.proved_instead = change
+    assert "answered 200 without proof that it is node agg-1" in reason_of(client)
+
+
+@pytest.mark.real
+def test_what_a_node_proves_is_told_as_ever(door: Door, tmp_path: Path) -> None:
+    """Its problems are its own; a 401 of it is that of a clock, say."""
+    client = AdminClient(door.url, token_file(tmp_path), node="agg-1")
+    door.answers = [(404, b'{"detail": "a: no such VM"}'), (401, b'{"detail": "clocks"}'), (503, b'{"detail": "ill"}')]
+    assert "answered 404: a: no such VM" in reason_of(client)
+    assert "refused the proof: clocks" in reason_of(client)
+    assert reason_of(client).endswith("answered 503: ill")
+
+
+@pytest.mark.real
+def test_a_door_that_closes_each_connection_is_asked_anew(door: Door, tmp_path: Path) -> None:
+    """To want connections kept costs nothing where they are not."""
+    client = AdminClient(door.url, token_file(tmp_path), node="agg-1", kept=1)
+    door.say(200, 1)
+    for _ in range(3):
+        assert client.get_json("/x") == 1
+    assert len(door.asked) == len({shown for _, shown in door.asked}) == 3
+    client.close()

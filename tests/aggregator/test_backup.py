@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from aggregator.backup import MANIFEST_NAME, BackupError, Copied, back_up, read_manifest, restore
-from aggregator.check import list_stores, verify_store
+from aggregator.check import verify_store
 from aggregator.data_lock import lock_data_directory
 from aggregator.fleet_db import migrate, open_fleet
 from aggregator.journal_format import segment_header, segment_name
-from aggregator.store_files import read_samples, store_path
+from aggregator.store_files import list_stores, read_samples, store_path
 from aggregator.worker import FlushWorker
 from tests.aggregator.store_fakes import START_S, fill, flush, minutes, settings, share
 

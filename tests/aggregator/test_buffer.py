@@ -8,7 +8,8 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from aggregator.buffer import LIVE_ROWS, Added, Buffer
+from aggregator.buffer import LIVE_ROWS, Buffer
+from aggregator.buffer_entry import Added
 from aggregator.rows import ROW_BYTES
 from aggregator.summary import Heard
 from tests.aggregator.flush_fakes import NOW_S, TS, push, row, times_of

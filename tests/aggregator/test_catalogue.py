@@ -16,6 +16,7 @@ from aggregator.enrolment import Enrolment
 from aggregator.fleet import join_token, vm, vm_evidence, vm_summary, vm_window
 from aggregator.fleet_db import migrate, open_fleet, reading
 from aggregator.join_tokens import JOIN_TOKEN_KEPT_S, Labels
+from aggregator.lives import first_of
 from aggregator.problems import Refused
 from aggregator.store_files import delete_store
 
@@ -263,8 +264,8 @@ def test_a_forgotten_vm_leaves_only_its_refusal(engine: sa.Engine, catalogue: Ca
             assert connection.scalars(sa.select(table.c.vm_id)).all() == ["b"]
     assert refused(catalogue, "a", 1) == ["forgotten"]
     assert refused(catalogue, "b", 1) == [None]
-    assert enroll(catalogue) == 2
-    assert refused(catalogue, "a", 2) == ["forgotten", None]
+    assert enroll(catalogue) == first_of(1)
+    assert refused(catalogue, "a", first_of(1))[-2:] == ["forgotten", None]
 
 
 def test_a_vm_with_a_summary_alone_can_be_forgotten(engine: sa.Engine, catalogue: Catalogue) -> None:

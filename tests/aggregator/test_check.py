@@ -16,7 +16,6 @@ from aggregator.check import (
     CheckReport,
     JournalFacts,
     compare_summaries,
-    list_stores,
     newest_in_journal,
     read_facts,
     verify_journal,
@@ -27,7 +26,7 @@ from aggregator.decode import Push
 from aggregator.journal_format import record_head, segment_header, segment_name
 from aggregator.record import encode_record
 from aggregator.rows import ROW_BYTES
-from aggregator.store_files import StoreError, store_path
+from aggregator.store_files import StoreError, list_stores, store_path
 from aggregator.worker import FlushWorker
 from tests.aggregator.store_fakes import (
     DAY_S,

@@ -9,11 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import OperationalError, TimeoutError
 
 from agent.settings import ConfigError
-from aggregator.cli import add_command, chosen_data_dir, existing_data_dir, parse_vm, say, say_table, time_text, typed
+from aggregator.cli import add_command, counted, existing_data_dir, parse_vm, say, say_table, time_text, typed
 from aggregator.problems import Problem, Refused
+
+REFUSED = 'FATAL: password authentication failed for user "fallow"'
 
 
 def run(command: Callable[[argparse.Namespace], int], *words: str) -> int:
@@ -38,7 +40,9 @@ def raising(error: BaseException) -> Callable[[argparse.Namespace], int]:
         (ConfigError(["--data: a", "--data: b"]), 2, ["--data: a", "--data: b"]),
         (Refused(Problem(409, "known", "vm-1 is known")), 1, ["vm-1 is known"]),
         (Refused(Problem(503, "no-answer", "no answer")), 69, ["no answer"]),
-        (OperationalError("SELECT", {}, Exception("no host")), 69, ["the fleet database does not answer: no host"]),
+        (OperationalError("SELECT", {}, Exception("no\nhost")), 69, ["the fleet database does not answer: no host"]),
+        (TimeoutError("QueuePool limit"), 69, ["the fleet database does not answer: QueuePool limit"]),
+        (OperationalError("SELECT", {}, Exception(REFUSED)), 2, [f"the fleet database refuses: {REFUSED}"]),
         (PermissionError(13, "Permission denied", "x.db"), 1, ["[Errno 13] Permission denied: 'x.db'"]),
         (KeyboardInterrupt(), 1, ["interrupted"]),
     ],
@@ -46,7 +50,7 @@ def raising(error: BaseException) -> Callable[[argparse.Namespace], int]:
 def test_what_goes_wrong_is_a_line_and_an_exit_code(
     error: BaseException, status: int, lines: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """2 for settings, 69 for another side that does not answer, 1 for the rest; never a traceback."""
+    """2 for settings, refused ones too, 69 for another side that does not answer, 1 for the rest; never a traceback."""
     assert run(raising(error)) == status
     out, err = capsys.readouterr()
     assert (out, err.splitlines()) == ("", [f"fallow-aggregator: {line}" for line in lines])
@@ -89,7 +93,7 @@ def test_the_data_directory_is_the_option_else_the_variable(tmp_path: Path, monk
     seen: list[Path] = []
 
     def command(options: argparse.Namespace) -> int:
-        seen.append(chosen_data_dir(options))
+        seen.append(options.data)
         existing_data_dir(options)
         return 0
 
@@ -109,6 +113,11 @@ def test_a_table_has_columns_as_wide_as_their_widest_cell(capsys: pytest.Capture
     say_table(("VM", "NAME"), [("vm-1", "-"), ("a", "web shop")])
     say("end")
     assert capsys.readouterr().out == "VM    NAME\nvm-1  -\na     web shop\nend\n"
+
+
+def test_one_is_no_plural() -> None:
+    """What is counted reads as a person would say it."""
+    assert [counted(count, "VM") for count in (0, 1, 2)] == ["0 VMs", "1 VM", "2 VMs"]
 
 
 def test_times_are_utc() -> None:

@@ -7,6 +7,7 @@ import json
 import struct
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -384,6 +385,16 @@ def test_a_record_holds_a_push(batch: list[Sample], received_s: float, boot: str
     assert again.interval_s == push.interval_s
 
 
+def test_row_42_a_record_of_before_lives_reads_as_of_the_first() -> None:
+    """A journal that the version before left is replayed; what this one writes says of which token it came."""
+    push = msgspec.structs.replace(decode(push_body()), generation=70_000)
+    record = encode_record(push, NOW_S)
+    assert decode_record(record)[0].generation == 70_000
+    head = struct.Struct("<BBddQHBH").size
+    before, received_s = decode_record(b"\x01" + record[1:head] + record[head + 4 :])
+    assert (before.generation, before.vm, before.rows, received_s) == (0, push.vm, push.rows, NOW_S)
+
+
 @given(st.binary(max_size=300))
 def test_a_record_that_is_none_is_refused(payload: bytes) -> None:
     """Other bytes are a RecordError and nothing else."""
@@ -405,5 +416,5 @@ def test_a_record_of_another_layout_is_refused_loudly() -> None:
     for position in (0, 1):
         other = record.copy()
         struct.pack_into("<B", other, position, record[position] + 1)
-        with pytest.raises(RecordError, match="this program reads version 1"):
+        with pytest.raises(RecordError, match="this program reads versions 1 and 2"):
             decode_record(bytes(other))

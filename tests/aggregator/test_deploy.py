@@ -100,7 +100,7 @@ def test_the_units_command_line_is_understood() -> None:
     (command,) = values("ExecStart")
     program, *words = command.split()
     assert Path(program).name == "fallow-aggregator"
-    assert build_parser().parse_args(words).config == "/etc/fallow/aggregator.toml"
+    assert build_parser().parse_args(words).config == Path("/etc/fallow/aggregator.toml")
     assert values("RestartPreventExitStatus") == ["2"]
 
 

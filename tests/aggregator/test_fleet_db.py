@@ -40,6 +40,7 @@ from aggregator.problems import Refused
 from tests.schemas import differences, sqlite_statements
 
 SCRIPTS = Path(aggregator.__file__).parent / "migrations"
+NEXT = f"{int(SCHEMA_REVISION) + 1:04}"
 
 
 @contextmanager
@@ -57,13 +58,13 @@ def later(tmp_path: Path) -> Schema:
     """The migrations of a later version of the program: one more step."""
     scripts = tmp_path / "later"
     shutil.copytree(SCRIPTS, scripts, ignore=shutil.ignore_patterns("__pycache__"))
-    (scripts / "versions" / "0004_more.py").write_text(
+    (scripts / "versions" / f"{NEXT}_more.py").write_text(
         "import sqlalchemy as sa\nfrom alembic import op\n"
-        "revision = '0004'\ndown_revision = '0003'\n"
+        f"revision = {NEXT!r}\ndown_revision = {SCHEMA_REVISION!r}\n"
         "def upgrade():\n    op.add_column('vm', sa.Column('more', sa.Text()))\n",
         encoding="utf-8",
     )
-    return replace(FLEET, scripts=scripts, head="0004")
+    return replace(FLEET, scripts=scripts, head=NEXT)
 
 
 def test_migrations_lead_to_the_tables_of_the_code(tmp_path: Path) -> None:
@@ -195,17 +196,17 @@ def test_an_upgrade_leaves_a_copy_of_what_was(tmp_path: Path, later: Schema) -> 
         migrate(engine, later)
         with reading(engine) as connection:
             assert connection.exec_driver_sql("SELECT vm_id, more FROM vm").all() == [("a", None)]
-    copy = tmp_path / "fleet.db.0003.bak"
+    copy = tmp_path / f"fleet.db.{SCHEMA_REVISION}.bak"
     assert stat.S_IMODE(copy.stat().st_mode) == 0o600
     with sqlite3.connect(copy) as connection_before:
         assert connection_before.execute("SELECT vm_id FROM vm").fetchall() == [("a",)]
-        assert connection_before.execute("SELECT version_num FROM alembic_version").fetchall() == [("0003",)]
+        assert connection_before.execute("SELECT version_num FROM alembic_version").fetchall() == [(SCHEMA_REVISION,)]
     connection_before.close()
 
 
 def test_an_upgrade_that_fails_changes_nothing(tmp_path: Path, later: Schema) -> None:
     """A step that breaks off halfway leaves the schema and the revision of before."""
-    step = later.scripts / "versions" / "0004_more.py"
+    step = later.scripts / "versions" / f"{NEXT}_more.py"
     step.write_text(step.read_text() + "    raise RuntimeError('halfway')\n", encoding="utf-8")
     with fleet(tmp_path) as engine:
         before = sqlite_statements(tmp_path / "fleet.db")
@@ -219,7 +220,7 @@ def test_a_newer_database_is_refused(tmp_path: Path, later: Schema) -> None:
     """Neither the daemon nor the report touches a database of a later version, and both say so."""
     with fleet(tmp_path) as engine:
         migrate(engine, later)
-        with pytest.raises(ConfigError, match=r"fleet\.db: has schema 0004, newer than the 0003"):
+        with pytest.raises(ConfigError, match=rf"fleet\.db: has schema {NEXT}, newer than the {SCHEMA_REVISION}"):
             migrate(engine)
     with pytest.raises(ConfigError, match="newer"):
         open_fleet_read_only(None, tmp_path)
@@ -229,7 +230,7 @@ def test_an_older_database_is_not_read(tmp_path: Path, monkeypatch: pytest.Monke
     """The report refuses a database that waits for its upgrade, and names what brings it."""
     with fleet(tmp_path):
         pass
-    monkeypatch.setattr(fleet_db, "FLEET", replace(FLEET, head="0004"))
+    monkeypatch.setattr(fleet_db, "FLEET", replace(FLEET, head=NEXT))
     with pytest.raises(ConfigError, match="start its fallow-aggregator run once"):
         open_fleet_read_only(None, tmp_path)
 

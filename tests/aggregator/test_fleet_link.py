@@ -17,7 +17,7 @@ from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublish
 from agent.settings import ConfigError
 from aggregator.fleet_link import FAREWELL_S, PATIENCE_S, RETRY_S, FleetLink, in_daemon_thread
 from aggregator.listen_settings import ListenSettings, TlsFiles
-from aggregator.nodes import BEAT_S, Node, NodeNameTakenError, Nodes, NodeState
+from aggregator.nodes import BEAT_S, Node, NodeNameTakenError, Nodes, NodeState, NodeTable, Told
 from aggregator.own_node import OwnNode, admin_url
 from tests.aggregator.node_fakes import NOW_S, node
 
@@ -36,14 +36,15 @@ class FakeNodes:
     def check_name(self, _name: str, _starts: frozenset[float], _now_s: float) -> None:
         self._fail()
 
-    def register(self, told: Node, _starts: frozenset[float]) -> int:
+    def register(self, told: Node, _starts: frozenset[float]) -> Told:
         self._fail()
         self.told.append(("register", told))
-        return 0
+        return Told(node=told, table=NodeTable(nodes=(told,), now_s=told.seen_s), is_new=True)
 
-    def beat(self, told: Node) -> None:
+    def beat(self, told: Node) -> Told:
         self._fail()
         self.told.append(("beat", told))
+        return Told(node=told, table=NodeTable(nodes=(told,), now_s=told.seen_s), is_new=False)
 
     def _fail(self) -> None:
         if self.error is not None:
@@ -58,6 +59,7 @@ class Bench:
         self.nodes = FakeNodes()
         self.prepared = 0
         self.opened: list[Sequence[str]] = []
+        self.learned: list[Told] = []
         self.is_held = False
         self.held: list[Callable[[], None]] = []
         self.me = OwnNode(
@@ -75,6 +77,7 @@ class Bench:
             starts=frozenset({NOW_S}),
             prepare=self.prepare,
             on_open=self.opened.append,
+            on_told=self.learned.append,
             in_thread=self.in_thread,
             reactor=self.clock,
         )
@@ -137,6 +140,7 @@ def test_a_node_registers_and_tells_of_itself_now_and_then(bench: Bench) -> None
     last = bench.nodes.told[-1][1]
     assert (last.node, last.state, last.seen_s, last.vms, last.owed) == ("agg-1", NodeState.UP, NOW_S + 30.0, 5, 2)
     assert (last.free_bytes or 0) > 0
+    assert [(told.node.seen_s, told.is_new) for told in bench.learned[:2]] == [(NOW_S, True), (NOW_S + BEAT_S, False)]
 
 
 def test_row_36_a_database_that_is_away_is_tried_until_it_answers(bench: Bench, logged: list[str]) -> None:

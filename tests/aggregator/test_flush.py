@@ -9,8 +9,9 @@ import pytest
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
-from aggregator.flush import CHUNK_VMS, SUMMARIES_WITHIN_S, chunk_vms_for
+from aggregator.flush import SUMMARIES_WITHIN_S
 from aggregator.flush_report import FlushReport
+from aggregator.flush_take import CHUNK_VMS, chunk_vms_for
 from aggregator.pending import PendingSummaries
 from aggregator.pool import partition_of
 from aggregator.summary import LostStore, Taken

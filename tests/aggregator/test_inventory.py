@@ -123,7 +123,7 @@ def test_inventory_import_and_list(shell: Shell, tmp_path: Path) -> None:
     assert shell.run("inventory", "import", str(file)) == (0, "csv: 2 VMs\n", "")
     assert shell.run("inventory", "import", str(file), "--source", "rack-7") == (0, "rack-7: 2 VMs\n", "")
     file.write_text("vm\na\n", encoding="utf-8")
-    assert shell.run("inventory", "import", str(file)) == (0, "csv: 1 VMs\n", "")
+    assert shell.run("inventory", "import", str(file)) == (0, "csv: 1 VM\n", "")
     code, out, _ = shell.run("inventory", "list", "--json")
     assert code == 0
     assert [(row["vm"], row["source"]) for row in json.loads(out)] == [("a", "csv"), ("a", "rack-7"), ("b", "rack-7")]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, TypeVar
@@ -54,6 +54,7 @@ class Fleet:
     joined: Joined = field(default_factory=lambda: Joined(summary("x"), inserted=5))
     settled: Joined = field(default_factory=lambda: Joined(summary("x")))
     known: set[str] = field(default_factory=set)
+    learned: set[str] = field(default_factory=set)
     database_fails: bool = False
     write_fails: bool = False
     held: list[Callable[[], None]] | None = None
@@ -105,7 +106,7 @@ class Fleet:
 
     # The nodes.
 
-    def connect(self, url: str) -> NodeDoor:
+    def connect(self, _node: str, url: str) -> NodeDoor:
         return NodeDoor(self, url)
 
     # The workers.
@@ -115,8 +116,14 @@ class Fleet:
         done(self.joined if work.func is join_part else self.settled)
         assert work.func in (join_part, settle_part)
 
+    def know(self, vm_ids: Iterable[str]) -> None:
+        self.learned.update(vm_ids)
+
     def knows(self, vm_id: str) -> bool:
         return vm_id in self.known
+
+    def life_of(self, vm_id: str) -> int:
+        return 5 if vm_id in self.known else 0
 
     # Threads.
 
@@ -170,9 +177,9 @@ def test_part_is_read_joined_deleted_and_told_of() -> None:
     assert fleet.events == [
         ("look", ()),
         ("get", target),
-        ("join_part", "vm-1", "b", BODY, False),
+        ("join_part", "vm-1", "b", BODY, False, 0),
         ("delete", target),
-        ("settle_part", "vm-1", "b", False),
+        ("settle_part", "vm-1", "b", False, 0),
         ("write", "b"),
     ]
     assert (fleet.joiner.totals.joined, fleet.joiner.totals.failed, fleet.joiner.totals.inserted) == (1, 0, 5)
@@ -184,8 +191,8 @@ def test_workers_learn_of_what_was_stored_before() -> None:
     fleet = Fleet([part("vm-1")], known={"vm-1"})
     fleet.round()
     assert fleet.asked("join_part", "settle_part") == [
-        ("join_part", "vm-1", "b", BODY, True),
-        ("settle_part", "vm-1", "b", True),
+        ("join_part", "vm-1", "b", BODY, True, 5),
+        ("settle_part", "vm-1", "b", True, 5),
     ]
 
 
@@ -343,7 +350,7 @@ def test_address_that_may_not_be_asked_is_a_problem_of_its_parts() -> None:
     """Plain text to another machine: the token stays here, and the note says why."""
     fleet = Fleet([part("vm-1")])
 
-    def refuse(url: str) -> NodeDoor:
+    def refuse(_node: str, url: str) -> NodeDoor:
         raise ValueError(f"{url} is plain text")
 
     fleet.joiner._connect = refuse

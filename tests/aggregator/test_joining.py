@@ -19,6 +19,7 @@ from aggregator.fleet import node
 from aggregator.fleet_db import migrate, open_fleet
 from aggregator.joiner import Joiner
 from aggregator.store_files import read_samples, store_path
+from tests.aggregator.admin_door import open_door
 from tests.aggregator.door_fakes import TS
 from tests.aggregator.service_fakes import Clock, House, make_service
 from tests.postgres import postgres_database
@@ -42,7 +43,8 @@ class Fleet:
     def __init__(self, directory: Path, url: str) -> None:
         self.directory = directory
         self.url = url
-        self.clock = Clock()
+        # After every minute that is sent: none is of the future.
+        self.clock = Clock(TS + 900.0)
         self.tokens: dict[str, str] = {}
         self.engine = open_fleet(url, directory)
         migrate(self.engine)
@@ -212,7 +214,8 @@ async def test_nodes_of_different_tokens_say_so(postgres_url: str, tmp_path: Pat
         (tmp_path / "a" / "admin.token").write_text("another-token-than-theirs\n")
         await fleet.joiner("a").round()
         ((_, problem),) = fleet.parts()
-        assert "refused the token" in str(problem)
+        assert "refused the proof made with" in str(problem)
+        assert "which all nodes share" in str(problem)
         assert fleet.stored("b") == [0]
 
 
@@ -227,7 +230,35 @@ async def test_address_of_another_node_is_noticed(postgres_url: str, tmp_path: P
             connection.execute(sa.update(node).where(node.c.node == "b").values(admin_url=own))
         await fleet.joiner("a").round()
         ((_, problem),) = fleet.parts()
-        assert "421 other-node" in str(problem)
+        assert "is not node b" in str(problem)
+        assert (fleet.stored("a"), fleet.stored("b")) == ([1], [0])
+
+
+@pytest_twisted.ensureDeferred
+async def test_writer_of_the_database_does_not_get_the_token(postgres_url: str, tmp_path: Path) -> None:
+    """An address that somebody put in another's place is sent no secret, what it answers does not count, and its proof
+    opens no other door: not that of the node it was made for either."""
+    async with fleet_of_two(tmp_path, postgres_url) as fleet:
+        await fleet.sent("b", 0)
+        await fleet.sent("a", 1)
+        ((url,),) = fleet.rows("SELECT admin_url FROM node WHERE node = 'b'")
+        token = (tmp_path / "a" / "admin.token").read_text().strip()
+        with open_door() as listener:
+            # As `no-part` would, this has the home believe that there is nothing left to be taken in.
+            listener.say(404, {"type": "urn:fallow:problem:no-part", "detail": "nothing here"})
+            listener.token = token
+            listener.proves = False
+            with fleet.engine.begin() as connection:
+                connection.execute(sa.update(node).where(node.c.node == "b").values(admin_url=listener.url))
+            await fleet.joiner("a").round()
+            ((target, shown),) = listener.asked
+            ((_, problem),) = fleet.parts()
+        assert token not in shown
+        assert listener.whom == [f"b {listener.url}"]
+        assert "without proof that it is node b: nothing here" in str(problem)
+        for whom in (f"b {listener.url}", f"b {url}"):
+            answer = await fleet.nodes["b"].admin("GET", target, {"Authorization": shown, "Fallow-Node": whom})
+            assert answer.status in (401, 421)
         assert (fleet.stored("a"), fleet.stored("b")) == ([1], [0])
 
 

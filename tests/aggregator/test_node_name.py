@@ -82,11 +82,14 @@ def test_what_is_no_name(text: object) -> None:
 
 
 def test_urls_of_other_machines_speak_tls() -> None:
-    """Plain text only on this machine: the others send the admin token there."""
+    """Plain text only on this machine: elsewhere samples would be read on the way. No address is of no machine."""
     assert parse_node_url("https://agg1.example:8900/") == "https://agg1.example:8900"
     assert parse_node_url("http://127.0.0.1:8900") == "http://127.0.0.1:8900"
     with pytest.raises(ValueError, match="plain text to another machine"):
         parse_node_url("http://agg1.example:8900")
+    for nowhere in ("https://169.254.169.254", "https://[fe80::1]:8900", "https://0.0.0.0:8900", "https://[ff02::1]"):
+        with pytest.raises(ValueError, match="nobody is asked at an address that is"):
+            parse_node_url(nowhere)
     for wrong in ("agg1:8900", "https://agg1/v1", "https://u:p@agg1", "ftp://agg1", "https://agg1:99999", 5):
         with pytest.raises(ValueError):  # noqa: PT011
             parse_node_url(wrong)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -10,9 +11,10 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from aggregator import fleet
 from aggregator.fleet import vm_part, vm_summary
-from aggregator.fleet_db import migrate, open_fleet
-from aggregator.nodes import NodeNameTakenError, NodeRunsError, Nodes, NodeState, UnknownNodeError, is_away
+from aggregator.fleet_db import FLEET, check_revision, migrate, open_fleet
+from aggregator.nodes import Kept, NodeNameTakenError, NodeRunsError, Nodes, NodeState, UnknownNodeError, is_away
 from tests.aggregator.node_fakes import NOW_S, node
 from tests.postgres import postgres_database
 
@@ -23,10 +25,19 @@ NEVER: frozenset[float] = frozenset()
 def engine(request: pytest.FixtureRequest, pytestconfig: pytest.Config, tmp_path: Path) -> Iterator[sa.Engine]:
     with ExitStack() as stack:
         url = stack.enter_context(postgres_database(pytestconfig)) if request.param == "postgresql" else None
-        fleet = open_fleet(url, tmp_path)
-        stack.callback(fleet.dispose)
-        migrate(fleet)
-        yield fleet
+        made = open_fleet(url, tmp_path)
+        stack.callback(made.dispose)
+        migrate(made, replace(FLEET, head="0003"))
+        with made.begin() as connection:
+            values = {"version": "1", "revision": "0003", "state": "up", "started_s": 1.0, "seen_s": 2.0, "vms": 3}
+            connection.execute(sa.insert(fleet.node).values(node="before", owed=4, **values))
+        migrate(made)
+        check_revision(made)
+        with made.begin() as connection:
+            (row,) = connection.execute(sa.select(fleet.node)).all()
+            assert (row.node, row.vms, row.ahead_s, row.key_marks, row.is_leaving) == ("before", 3, None, None, None)
+            connection.execute(sa.delete(fleet.node))
+        yield made
 
 
 @pytest.fixture
@@ -102,7 +113,7 @@ def test_a_restart_has_its_name_at_once(nodes: Nodes) -> None:
     nodes.register(node(), NEVER)
     again = node(started_s=NOW_S, admin_url="https://new-address:1")
     nodes.check_name("agg-1", frozenset({NOW_S - 60.0, NOW_S}), NOW_S)
-    assert nodes.register(again, frozenset({NOW_S - 60.0, NOW_S})) == 0
+    assert nodes.register(again, frozenset({NOW_S - 60.0, NOW_S})).claimed == 0
     assert nodes.one("agg-1") == again
 
 
@@ -134,10 +145,10 @@ def test_the_first_node_of_a_fleet_has_all_that_nobody_has(engine: sa.Engine, no
     """They were pushed to it before there were names; to a later node they are left as they are."""
     for vm_id, home in (("a", ""), ("b", ""), ("c", "agg-9")):
         add_vm(engine, vm_id, home)
-    assert nodes.register(node(), NEVER) == 2
+    assert nodes.register(node(), NEVER).claimed == 2
     assert homes(engine) == {"a": "agg-1", "b": "agg-1", "c": "agg-9"}
     add_vm(engine, "d", "")
-    assert nodes.register(node("agg-2"), NEVER) == 0
+    assert nodes.register(node("agg-2"), NEVER).claimed == 0
     assert homes(engine)["d"] == ""
 
 
@@ -161,6 +172,59 @@ def test_row_35_a_forgotten_node_leaves_no_vm_without_what_is_left(engine: sa.En
     assert homes(engine) == {"alone": "", "moved": "agg-2", "tied": "agg-1", "elsewhere": "agg-1"}
     assert parts(engine) == [("elsewhere", "agg-2"), ("moved", "agg-1"), ("tied", "agg-2")]
     assert [one.node for one in nodes.all()] == ["agg-1"]
+
+
+@pytest.mark.parametrize("engine", [pytest.param("postgresql", marks=pytest.mark.real)], indirect=True)
+@pytest.mark.parametrize("slow_s", [70.0, -70.0])
+def test_a_node_whose_clock_is_wrong_is_there_while_it_runs(engine: sa.Engine, slow_s: float) -> None:
+    """One clock counts, the database's: it is not away, cannot be forgotten, and how wrong its clock is is told."""
+
+    def wrong() -> float:
+        return time.time() - slow_s
+
+    there = Nodes(engine, machine=wrong)
+    there.register(node(seen_s=wrong()), NEVER)
+    told = there.beat(node(seen_s=wrong()))
+    table = Nodes(engine).table(time.time())
+    assert not is_away(table.nodes[0], table.now_s)
+    assert not is_away(told.node, told.table.now_s)
+    for forgetful, now_s in ((Nodes(engine), time.time()), (there, wrong())):
+        with pytest.raises(NodeRunsError, match=r"seen \d s ago"):
+            forgetful.forget("agg-1", now_s)
+    assert told.node.ahead_s == pytest.approx(-slow_s, abs=5.0)
+    assert abs(table.nodes[0].seen_s - time.time()) < 30.0
+
+
+def test_who_tells_learns_who_else_there_is(nodes: Nodes) -> None:
+    """The whole table at each beat, and whether its own row was there: it is not after it was forgotten."""
+    assert nodes.register(node(), NEVER).is_new
+    told = nodes.register(node("agg-2"), NEVER)
+    assert ([one.node for one in told.table.nodes], told.table.now_s) == (["agg-1", "agg-2"], NOW_S)
+    assert not nodes.beat(node()).is_new
+    assert not nodes.register(node(started_s=NOW_S), frozenset({NOW_S - 60.0})).is_new
+    nodes.forget("agg-1", NOW_S + 100.0)
+    assert nodes.beat(node()).is_new
+
+
+def test_what_nodes_keep_is_counted(engine: sa.Engine, nodes: Nodes) -> None:
+    """Homes and parts of every node that has some; VMs that are nobody's are nobody's."""
+    for vm_id, home, held in (("a", "agg-1", {"agg_2": 5}), ("b", "agg-1", {}), ("c", "", {"agg_2": 5, "agg_3": 5})):
+        add_vm(engine, vm_id, home, **held)
+    kept = {"agg-1": Kept(vms=2), "agg-2": Kept(parts=2), "agg-3": Kept(parts=1)}
+    assert nodes.kept() == kept
+    assert {name: nodes.kept_by(name) for name in kept} == kept
+    assert nodes.kept_by("nobody") == Kept()
+
+
+def test_what_an_older_program_left_is_not_its_word(engine: sa.Engine, nodes: Nodes) -> None:
+    """One that went back to the version before does not know the newer columns, and leaves in them what was there."""
+    newest = node(key_marks="k1:aaaaaaaaaaaaaaaa:bbbbbbbbbbbbbbbb", is_leaving=True, state=NodeState.DRAINING)
+    nodes.register(newest, NEVER)
+    assert nodes.one("agg-1") == newest
+    with engine.begin() as connection:
+        connection.execute(sa.update(fleet.node).values(revision="0003", state="joining"))
+    older = nodes.one("agg-1")
+    assert older == replace(newest, revision="0003", state=NodeState.UP, key_marks=None, ahead_s=None, is_leaving=False)
 
 
 def test_what_runs_or_never_was_is_not_forgotten(engine: sa.Engine, nodes: Nodes) -> None:

@@ -175,6 +175,16 @@ def test_the_admin_door_serves_the_document(house: House) -> None:
     assert house.ask("GET", "/openapi.json").json == DOCUMENT
 
 
+def test_what_a_proof_opens_says_so() -> None:
+    """`nodeProof` stands exactly where another program of the fleet may ask with one; elsewhere it is 403."""
+    described = operations(8900)
+    said = {key for key, one in described.items() if any("nodeProof" in way for way in one.get("security", []))}
+    assert said == {(route.method, route.path) for route in ROUTES if route.for_nodes}
+    refused = {key for key, one in described.items() if "403" in one["responses"]}
+    assert refused == {(route.method, route.path) for route in ROUTES if not (route.for_nodes or route.is_open)}
+    assert {key for key, one in described.items() if {"421", "503"} <= set(one["responses"])} == said | refused
+
+
 # The agents' door.
 
 

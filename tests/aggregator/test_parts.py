@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from aggregator.fleet import node, vm_part, vm_summary
-from aggregator.fleet_db import migrate, open_fleet
+from aggregator.fleet_db import SCHEMA_REVISION, migrate, open_fleet
 from aggregator.parts import DuePart, Parts, Round
 from tests.postgres import postgres_database
 
@@ -59,7 +60,7 @@ class Table:
         self.insert(vm_part, vm_id=vm_id, node=holder, noted_s=noted_s, **span)
 
     def node(self, name: str, **changes: Any) -> None:
-        fixed = {"version": "1", "revision": "0003", "vms": 0, "owed": 0}
+        fixed = {"version": "1", "revision": SCHEMA_REVISION, "vms": 0, "owed": 0}
         said = {"admin_url": f"http://127.0.0.1/{name}", "state": "up", "started_s": 0.0, "seen_s": NOW_S, **changes}
         self.insert(node, node=name, **fixed, **said)
 
@@ -158,6 +159,38 @@ def test_other_problems_stay(table: Table) -> None:
     assert table.problems() == {"mine": "x" * 500}
     table.parts.note("mine", "other", None)
     assert table.problems() == {"mine": None}
+
+
+@pytest.mark.parametrize(
+    ("said", "is_due"),
+    [
+        ({"state": "draining", "is_leaving": True}, True),
+        ({"state": "draining", "is_leaving": None}, False),
+        # A node of an older version leaves the column as it was.
+        ({"state": "up", "is_leaving": True}, False),
+    ],
+)
+def test_parts_of_a_node_that_leaves_for_good_do_not_wait(table: Table, said: dict[str, Any], is_due: bool) -> None:
+    """Nobody is to come back to it, however large they are and however lately it drains."""
+    table.node("other", started_s=NOW_S - 1, **said)
+    table.vm("mine")
+    table.part("mine", "other", hours=300.0)
+    assert bool(table.look().due) == is_due
+
+
+def test_silence_is_measured_by_the_clock_of_the_database(engine: sa.Engine) -> None:
+    """Where this machine's clock is wrong a node that was seen just now is asked all the same."""
+    slow = 70.0 if engine.dialect.name == "postgresql" else 0.0
+    table = Table(engine)
+    table.parts = Parts(engine, "me", machine=lambda: time.time() - slow)
+    table.node("other", seen_s=time.time())
+    table.node("gone", seen_s=time.time() - 65.0)
+    for vm_id, holder in (("a", "other"), ("b", "gone")):
+        table.vm(vm_id)
+        table.part(vm_id, holder)
+    found = table.look(now_s=time.time() - slow)
+    assert [part.vm_id for part in found.due] == ["a"]
+    assert list(found.away) == ["gone"]
 
 
 def test_oldest_notes_come_first_within_the_limit(table: Table) -> None:

@@ -77,6 +77,17 @@ class PartsFleet(RuleBasedStateMachine):
     def crash(self, name: str) -> None:
         self.fleet.nodes[name].crash()
 
+    @rule(name=st.sampled_from(NODES), wanted=st.booleans())
+    def leave(self, name: str, wanted: bool) -> None:
+        """Any of them, all at once too."""
+        self.fleet.nodes[name].leave(wanted=wanted)
+
+    @rule(name=st.sampled_from(NODES))
+    def bequeath(self, name: str) -> None:
+        """A round of one that leaves; what was pushed before is of VMs that are silent by then."""
+        self.fleet.now_s += 600.0
+        self.fleet.nodes[name].bequest.tick()
+
     @rule(is_away=st.booleans())
     def database(self, is_away: bool) -> None:
         self.fleet.is_away = is_away

@@ -20,6 +20,7 @@ from agent.settings import ConfigError, parse_host_port
 from aggregator.data_lock import DataDirectoryBusyError, lock_data_directory
 from aggregator.door_limits import raise_descriptor_limit
 from aggregator.fleet_db import open_fleet
+from aggregator.known_samples import samples_of
 from aggregator.service import AGENTS_ADDRESS_FILE
 from aggregator.store_files import read_samples, store_path
 from tests.aggregator.door_fakes import TS
@@ -181,9 +182,10 @@ async def test_samples_of_store_and_memory_are_one(tmp_path: Path) -> None:
         await house.push(VM, TS)
         # Memory forgot what it has: only the store knows better.
         house.service._buffer.add(packed_push(VM, TS - 60, cpu=0.9), NOW_S)
-        found = house.service._samples(VM, TS - 60, TS)
+        samples = samples_of(tmp_path, house.service._buffer)
+        found = samples(VM, TS - 60, TS)
         assert [(one["ts"], one["cpu_busy_ratio"]) for one in found] == [(TS - 60, 0.03), (TS, 0.03)]
-        assert house.service._samples("nobody", 0, TS) == []
+        assert samples("nobody", 0, TS) == []
 
 
 def move_fleet(data: Path, *, away: bool) -> None:

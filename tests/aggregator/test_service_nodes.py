@@ -16,12 +16,15 @@ from twisted.internet import reactor as the_reactor
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 
+from agent.settings import ConfigError
 from aggregator.__main__ import build_parser
+from aggregator.admin import TOKEN_FILE_NAME
 from aggregator.catalogue import Catalogue
 from aggregator.fleet import vm_summary
 from aggregator.fleet_db import open_fleet
 from aggregator.nodes import Node, NodeNameTakenError, Nodes, NodeState
 from aggregator.revocation_cache import CACHE_FILE_NAME
+from aggregator.tokens import KEY_FILE_NAME, create_secret
 from bench.postgres import PostgresAbsent, PostgresServer, postgres_server
 from tests.aggregator.door_fakes import TS
 from tests.aggregator.service_fakes import NOW_S, Clock, House, make_service, running
@@ -82,6 +85,14 @@ def summaries(url: str | None, data: Path) -> dict[str, str]:
     """VMs with a summary, and their home."""
     with fleet(url, data) as engine, engine.connect() as connection:
         return {row.vm_id: row.node for row in connection.execute(sa.select(vm_summary.c.vm_id, vm_summary.c.node))}
+
+
+def share_keys(folder: Path, digits: str = "ab", admin_token: str = "the-token-of-the-fleet") -> None:
+    """Gives a data directory the keys that all of a fleet have, or others."""
+    folder.mkdir(exist_ok=True)
+    for name, text in ((KEY_FILE_NAME, f"k1:{digits * 32}"), (TOKEN_FILE_NAME, admin_token)):
+        (folder / name).unlink(missing_ok=True)
+        create_secret(folder / name, f"{text}\n")
 
 
 def name_of(house: House) -> str:
@@ -164,6 +175,8 @@ async def test_row_36_a_first_start_without_its_database_is_refused(
 async def test_two_aggregators_tell_of_themselves(url: str, tmp_path: Path) -> None:
     """Each has its row, with where it is asked; a push to one makes that one the home of the VM."""
     one_dir, two_dir = tmp_path / "one", tmp_path / "two"
+    for folder in (one_dir, two_dir):
+        share_keys(folder)
     async with (
         running(one_dir, fleet_url=url, node_name="agg-1") as one,
         running(two_dir, fleet_url=url, node_name="agg-2", node_url="https://agg2.example:8900") as two,
@@ -181,6 +194,76 @@ async def test_two_aggregators_tell_of_themselves(url: str, tmp_path: Path) -> N
         await two.flush()
         await reached(lambda: summaries(url, tmp_path) == {"web-1": "agg-1", "db-1": "agg-2"})
     assert {node.state for node in nodes(url, tmp_path).values()} == {NodeState.STOPPED}
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_aggregator_of_a_fleet_makes_no_keys_of_its_own(url: str, tmp_path: Path) -> None:
+    """What it lacks it names, whichever of the two files; the first of a fleet makes both, and so does an only one."""
+    async with running(tmp_path / "one", fleet_url=url, node_name="agg-1"):
+        await reached(lambda: nodes(url, tmp_path))
+        two = tmp_path / "two"
+        with pytest.raises(ConfigError) as refused:
+            make_service(two, fleet_url=url, node_name="agg-2")
+        assert [two / name for name in (KEY_FILE_NAME, TOKEN_FILE_NAME) if (two / name).exists()] == []
+        assert f"{two / KEY_FILE_NAME}: is absent" in str(refused.value)
+        assert "copy it from another aggregator of the fleet (agg-1), mode 0600" in str(refused.value)
+        three = tmp_path / "three"
+        share_keys(three)
+        (three / TOKEN_FILE_NAME).unlink()
+        with pytest.raises(ConfigError, match=f"{TOKEN_FILE_NAME}: is absent"):
+            make_service(three, fleet_url=url, node_name="agg-3")
+    for name in (KEY_FILE_NAME, TOKEN_FILE_NAME):
+        (tmp_path / "one" / name).unlink()
+    async with running(tmp_path / "one", fleet_url=url, node_name="agg-1"):
+        assert (tmp_path / "one" / KEY_FILE_NAME).exists()
+
+
+@pytest_twisted.ensureDeferred
+async def test_row_36_no_keys_are_made_while_the_database_is_away(
+    server: PostgresServer, url: str, tmp_path: Path
+) -> None:
+    """It alone tells whether others have them; revocations of an earlier run do not help."""
+    async with running(tmp_path, fleet_url=url):
+        pass
+    (tmp_path / KEY_FILE_NAME).unlink()
+    server.stop()
+    try:
+        with pytest.raises(sa.exc.OperationalError):
+            make_service(tmp_path, fleet_url=url)
+        assert not (tmp_path / KEY_FILE_NAME).exists()
+    finally:
+        server.start()
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_aggregator_with_other_keys_takes_no_vms(url: str, tmp_path: Path) -> None:
+    """Not ready and no enrolments, told with the other's name; the one that was first goes on; mended by the copy."""
+    one_dir, two_dir = tmp_path / "one", tmp_path / "two"
+    share_keys(one_dir)
+    share_keys(two_dir, "cd")
+    async with running(one_dir, fleet_url=url, node_name="agg-1") as one:
+        await reached(lambda: [one.not_ready for one in nodes(url, tmp_path).values()] == [None])
+        async with running(two_dir, Clock(NOW_S + 1), fleet_url=url, node_name="agg-2") as two:
+            refused = await two.agents("GET", "/readyz")
+            assert (refused.status, refused.reason) == (503, "not-ready")
+            assert "its token keys are not those of agg-1" in refused.body.decode()
+            assert await enrol(two, "new-1") == (503, "not-ready")
+            assert (await two.metrics())["fallow_node_keys_differ"] == 1
+            await reached(lambda: "token keys" in (nodes(url, tmp_path)["agg-2"].not_ready or ""))
+            one.service._fleet.link.tell()
+            await reached(lambda: one.service._fleet.doubts.ahead_s is not None)
+            assert (await one.agents("GET", "/readyz")).status == 200
+            assert (await one.metrics())["fallow_node_keys_differ"] == 0
+            share_keys(two_dir)
+            two.service._identities.keys.refresh()
+            await reached(lambda: two.service._identities.keys.value.verify("new-1", _token(one, "new-1")))
+            two.service._fleet.link.tell()
+            await reached(lambda: two.service.not_ready() is None)
+            assert await enrol(two, "new-1") == (201, "")
+
+
+def _token(house: House, vm: str) -> bytes:
+    return house.service._identities.keys.value.make(vm, 1).encode()
 
 
 @pytest_twisted.ensureDeferred
@@ -229,8 +312,16 @@ async def test_draining_from_the_shell(tmp_path: Path) -> None:
         return status
 
     async with running(tmp_path) as house:
+        me = house.service._fleet.me
         assert await deferToThread(drain) == 0
-        assert house.service._fleet.me.is_draining
+        assert (me.is_draining, me.is_leaving) == (True, False)
+        assert await deferToThread(drain, "--for-good") == 0
+        await reached(lambda: [one.is_leaving for one in nodes(None, tmp_path).values()] == [True])
+        # Who says it again without the word does not take it back.
+        assert await deferToThread(drain) == 0
+        assert (me.is_draining, me.is_leaving) == (True, True)
+        assert (await house.admin("POST", "/v1/drain?for_good=yes")).status == 422
         assert await deferToThread(drain, "--undo") == 0
-        assert not house.service._fleet.me.is_draining
+        assert (me.is_draining, me.is_leaving) == (False, False)
+        await reached(lambda: [one.is_leaving for one in nodes(None, tmp_path).values()] == [False])
     assert await deferToThread(drain) == 69

@@ -17,6 +17,8 @@ from tests.aggregator.node_fakes import node
 
 AWAY = sa.exc.OperationalError("SELECT 1", {}, Exception("connection refused\n\tIs the server running?"))
 
+REFUSED = sa.exc.OperationalError("SELECT 1", {}, Exception("FATAL:  no pg_hba.conf entry for host"))
+
 
 @pytest.mark.parametrize(
     ("error", "status", "said"),
@@ -27,6 +29,7 @@ AWAY = sa.exc.OperationalError("SELECT 1", {}, Exception("connection refused\n\t
         (NodeNameTakenError(node()), 1, "another aggregator runs as agg-1, at https://agg-1:8900"),
         (AWAY, 69, "the fleet database does not answer: connection refused Is the server running?"),
         (sa.exc.TimeoutError("QueuePool limit"), 69, "does not answer"),
+        (REFUSED, 2, "the fleet database refuses: FATAL: no pg_hba.conf entry for host"),
         (Refused(Problem(503, "database-unavailable", "the fleet database does not answer")), 69, "does not answer"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else None,

@@ -21,6 +21,7 @@ from agent.sample import Sample
 from agent.wire import encode_batch, encode_sample
 from aggregator.__main__ import main
 from aggregator.data_lock import lock_data_directory
+from aggregator.fleet import node as nodes
 from aggregator.fleet import vm_summary
 from aggregator.fleet_db import migrate, open_fleet
 from aggregator.store_files import store_path
@@ -59,6 +60,9 @@ def shell(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Shell:
         fill(data_dir, vm_id, minutes(START_S + 60, 130))
     write_summaries(data_dir, dict.fromkeys(VMS, NEWEST_S))
     return Shell(data_dir, capsys)
+
+
+NODE = {"node": "agg-2", "version": "1", "revision": "0003", "state": "up"}
 
 
 def write_summaries(data_dir: Path, newest: dict[str, int]) -> None:
@@ -133,6 +137,21 @@ def test_the_check_names_what_is_wrong(shell: Shell) -> None:
     assert report["journal"]["segments"] == 0
 
 
+def test_row_35_a_vm_without_a_home_is_this_nodes_by_its_store_alone(shell: Shell) -> None:
+    """Once a node is given up, no other misses a store of its VMs; before there are nodes, all VMs are this one's."""
+    write_summaries(shell.data_dir, {"vm-1": NEWEST_S, "vm-2": NEWEST_S - 60, "gone": NEWEST_S})
+    _, out, _ = shell.run("check")
+    assert "gone: there is no store" in out
+    engine = open_fleet(None, shell.data_dir)
+    with engine.begin() as connection:
+        connection.execute(sa.insert(nodes).values(**dict.fromkeys(("started_s", "seen_s", "vms", "owed"), 0), **NODE))
+    engine.dispose()
+    status, out, _ = shell.run("check")
+    assert status == 1
+    assert "gone" not in out
+    assert "vm-2: the newest row is of" in out
+
+
 def test_a_summary_that_is_owed_is_no_problem(shell: Shell) -> None:
     """While the fleet database was away, what it lacks is noted, and the check knows."""
     write_summaries(shell.data_dir, {"vm-1": NEWEST_S})
@@ -177,7 +196,7 @@ def test_a_backup_that_lacks_a_store_fails_and_says_so(shell: Shell, tmp_path: P
     store_path(shell.data_dir, "vm-1").write_bytes(b"garbage" * 1000)
     status, out, err = shell.run("backup", str(tmp_path / "backup"))
     assert status == 1
-    assert "copied 1 stores" in out
+    assert "copied 1 store, 3 files" in out
     assert "vm-1.db" in err
     status, _, err = shell.run("backup", str(tmp_path / "backup"))
     assert status == 1

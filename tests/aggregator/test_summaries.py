@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from aggregator.catalogue import Catalogue
 from aggregator.fleet import node, vm_evidence, vm_part, vm_summary, vm_window
 from aggregator.fleet_db import migrate, open_fleet
 from aggregator.homes import Whole
@@ -182,11 +183,56 @@ def test_a_vm_that_goes_and_comes_back_is_where_it_pushes_to(engine: sa.Engine) 
     """The last that it left has a part; whoever is the home has none."""
     a, b = SummaryWriter(engine, "a"), SummaryWriter(engine, "b")
     for step, writer in enumerate((a, b, a, b, a)):
-        writer.write([summary("vm", newest_s=TS + 60 * step)], now_s=NOW_S + step)
+        writer.write([summary("vm", newest_s=TS + 60 * step, received_s=NOW_S + 60 * step)], now_s=NOW_S + step)
     assert homes(engine) == {"vm": ("a", TS - 3600, TS + 240)}
     assert parts(engine) == [("vm", "b", TS + 180, NOW_S + 4)]
     assert (a.known_vms(), b.known_vms()) == (["vm"], [])
     assert SummaryWriter(engine, "c").known_vms() == []
+
+
+def test_row_23_a_sample_from_the_future_does_not_keep_the_home(engine: sa.Engine) -> None:
+    """Whoever was sent one of tomorrow is the home until the VM pushes elsewhere, and stays told of what is late."""
+    a, b = SummaryWriter(engine, "a"), SummaryWriter(engine, "b")
+    tomorrow = summary("vm", newest_s=TS + 20 * 3600)
+    a.write([tomorrow], now_s=NOW_S)
+    b.write([summary("vm", newest_s=TS + 60, received_s=NOW_S + 60)], now_s=NOW_S + 60)
+    assert homes(engine)["vm"][0] == "b"
+    # Told again, as after a crash: with the push that it came with, and without knowing that.
+    for again in (tomorrow, tomorrow._replace(received_s=0.0)):
+        a.write([again], now_s=NOW_S + 90)
+        assert homes(engine)["vm"][::2] == ("b", TS + 60)
+    assert [part[:2] for part in parts(engine)] == [("vm", "a")]
+    a.write([tomorrow._replace(received_s=NOW_S + 120)], now_s=NOW_S + 120)
+    assert homes(engine)["vm"][0] == "a"
+
+
+def test_what_is_owed_with_a_sample_from_the_future_does_not_keep_the_home(engine: sa.Engine) -> None:
+    """When its push came nobody knows: not later than now."""
+    a, b = SummaryWriter(engine, "a"), SummaryWriter(engine, "b")
+    a.write([summary("vm", newest_s=TS + 20 * 3600, received_s=0.0)], now_s=NOW_S)
+    assert rows(engine, vm_summary)[0]["received_s"] == NOW_S
+    b.write([summary("vm", newest_s=TS + 60, received_s=NOW_S + 60)], now_s=NOW_S + 60)
+    assert homes(engine)["vm"][0] == "b"
+
+
+def test_nothing_is_written_of_a_life_that_is_over(engine: sa.Engine) -> None:
+    """A VM that was forgotten has no row until it pushes in its next life, whoever tells of the one before."""
+    a, b = SummaryWriter(engine, "a"), SummaryWriter(engine, "b")
+    a.write([summary("vm"), summary("other")], now_s=NOW_S)
+    b.write([summary("vm", newest_s=TS + 60)], now_s=NOW_S)
+    assert Catalogue(engine).forget("vm", now_s=NOW_S) == 1
+    gone = everything(engine)
+    for writer in (a, b):
+        writer.write([summary("vm", newest_s=TS + 90), summary("other")], now_s=NOW_S + 1)
+        writer.joined([Whole(summary("vm", newest_s=TS + 90), {"a": 0})], now_s=NOW_S + 1)
+    assert [row["vm_id"] for row in rows(engine, vm_summary)] == ["other"]
+    assert [len(table) for table in everything(engine)][:3] == [len(table) for table in gone][:3]
+    a.write([summary("vm", newest_s=TS + 30)._replace(life=1)], now_s=NOW_S + 2)
+    after = everything(engine)
+    b.write([summary("vm", newest_s=TS + 90)], now_s=NOW_S + 3)
+    a.joined([Whole(summary("vm", newest_s=TS + 90), {"b": 0})], now_s=NOW_S + 3)
+    assert everything(engine) == after
+    assert homes(engine)["vm"][::2] == ("a", TS + 30)
 
 
 def test_a_late_flush_of_a_former_home_is_a_part(engine: sa.Engine) -> None:

@@ -78,7 +78,11 @@ def test_nodes_that_write_the_same_vms_at_once_agree_on_one_home(
             for vm, minute in batch.items():
                 newest[vm] = max(minute, newest.get(vm, 0))
             # The order of a batch is whatever the flush made it.
-            writer.write([summary(f"vm-{vm}", newest_s=TS + 60 * newest[vm]) for vm in batch], now_s=NOW_S)
+            told = [
+                summary(f"vm-{vm}", newest_s=TS + 60 * newest[vm], received_s=NOW_S + 6_000.0 + newest[vm])
+                for vm in batch
+            ]
+            writer.write(told, now_s=NOW_S)
 
     at_once([lambda node=node, todo=todo: write(node, todo) for node, todo in zip(NODES, writes, strict=True)])  # type: ignore[misc]
     held = {

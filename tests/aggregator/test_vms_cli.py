@@ -14,7 +14,7 @@ import pytest
 import pytest_twisted
 import sqlalchemy as sa
 from twisted.internet import reactor
-from twisted.internet.defer import succeed
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.threads import deferToThread
 
 from aggregator.admin import load_or_create_admin_token, make_admin_site
@@ -23,6 +23,7 @@ from aggregator.catalogue import Catalogue
 from aggregator.fleet import vm_summary
 from aggregator.fleet_db import open_fleet
 from aggregator.store_files import store_path
+from aggregator.store_life import drop_life
 from tests.aggregator.shell_fakes import Shell
 
 NOW_S = 1_790_000_000.0
@@ -241,6 +242,12 @@ def test_forget_asks_the_running_aggregator(shell: Shell) -> Generator[Any, Any,
     shell.add("a", "b")
     engine = open_fleet(None, shell.data_dir)
     forgotten: list[str] = []
+
+    def forget(vm_id: str, life: int) -> Deferred[None]:
+        forgotten.append(vm_id)
+        assert not drop_life(store_path(shell.data_dir, vm_id), life).problem
+        return succeed(None)
+
     sources = AdminSources(
         catalogue=Catalogue(engine),
         live=lambda _since, *, vm=None, after="", limit=None: [],
@@ -250,7 +257,7 @@ def test_forget_asks_the_running_aggregator(shell: Shell) -> Generator[Any, Any,
         metrics=lambda: b"",
         clock=lambda: NOW_S,
         store_path=lambda vm_id: store_path(shell.data_dir, vm_id),
-        forgotten=forgotten.append,
+        forgotten=forget,
     )
     loop: Any = reactor
     token_file = shell.data_dir / "admin.token"

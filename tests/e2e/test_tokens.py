@@ -23,7 +23,8 @@ def pair(house: House) -> tuple[Aggregator, Aggregator, tuple[str, str]]:
     first = house.aggregator(*fleet, data=house.folder / "first")
     second_data = house.folder / "second"
     second_data.mkdir()
-    (second_data / "token.key").symlink_to(first.data / "token.key")
+    for name in ("token.key", "admin.token"):
+        (second_data / name).symlink_to(first.data / name)
     return first, house.aggregator(*fleet, data=second_data), fleet
 
 
@@ -100,7 +101,7 @@ def test_an_enrolment_that_waits_gets_in_by_itself_once_approved(house: House, t
     data = ("--data", str(aggregator.data))
     inventory = tmp_path / "vms.csv"
     inventory.write_text("vm,macs\nsomebody-else,\n")
-    assert admin(house, "inventory", "import", *data, str(inventory)) == "csv: 1 VMs\n"
+    assert admin(house, "inventory", "import", *data, str(inventory)) == "csv: 1 VM\n"
     join_token = tmp_path / "join.token"
     join_token.touch(mode=0o600)
     join_token.write_text(admin(house, "token", "mint", *data))

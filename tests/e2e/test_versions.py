@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from aggregator.fleet import vm_summary
 from aggregator.fleet_db import FLEET, SCHEMA_REVISION, open_fleet_read_only, reading
-from aggregator.schema_steps import read_floor
+from aggregator.schema_steps import Steps, read_floor
 from bench.demo import open_doors
 from bench.programs import Program
 from tests.e2e.house import SCRIPTS, Aggregator, House, Load
@@ -197,7 +197,7 @@ def test_a_step_that_older_nodes_cannot_live_with_waits_for_them(fleet: Fleet, t
     code, said = fleet.refused(breaking, data)
     assert code == 2
     assert f"({now}); only those for schema {after(now)} or newer can go on: stop them first" in said
-    assert fleet.stamps() == (now, now)
+    assert fleet.stamps() == (now, Steps(FLEET.scripts, FLEET.head).floor)
     fleet.minutes(old, load, 2)
     assert old.stop() == 0
     new = fleet.start(breaking, data)

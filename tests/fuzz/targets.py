@@ -25,6 +25,7 @@ from aggregator.enrolment import decode_enrolment
 from aggregator.http import HttpLimits, Interim, Request, RequestParser
 from aggregator.inventory import parse_inventory_csv
 from aggregator.journal_format import MARKER, JournalError, record_head, segment_header, segment_name
+from aggregator.node_proof import Question, fits, make_proof, parse_proof, proof_key
 from aggregator.problems import Problem, Refused
 from aggregator.record import RecordError, decode_record, encode_record
 from aggregator.rows import ROW_BYTES, row_ts
@@ -297,6 +298,20 @@ def uri(data: bytes) -> None:
     _check("169.254." not in (found.host or "") and not (found.host or "").startswith("fe80"), "link-local")
 
 
+def proof(data: bytes) -> None:
+    """A text is the one way to write its proof or is none, and fits the question it was made for alone."""
+    draw = Draw(data)
+    asked, other = (
+        Question(draw.text(4), draw.text(4), draw.text(4), draw.text(4), draw.text(4), draw.piece(3)) for _ in range(2)
+    )
+    key = proof_key(draw.text(3))
+    made = make_proof(key, asked, now_s=NOW_S, nonce="0" * 32)
+    _check(fits(key, asked, made) and fits(key, other, made) == (asked == other), "fits another question")
+    text = draw.rest().decode("utf-8", "replace")
+    found = parse_proof(text)
+    _check(found is None or found.text == text, "written otherwise")
+
+
 def _check(holds: bool, words: str) -> None:
     if not holds:
         raise AssertionError(words)
@@ -324,6 +339,7 @@ TARGETS: Final[Mapping[str, Target]] = {
         cron,
         audit,
         uri,
+        proof,
     )
 }
 

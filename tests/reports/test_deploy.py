@@ -41,7 +41,7 @@ def test_every_commented_setting_shows_its_default() -> None:
     usual = Prices()
     assert (config.prices.watts_per_vcpu, config.prices.mem_gib_per_vcpu) == (0.74, usual.mem_gib_per_vcpu)
     assert config.admin_token_file == ReportConfig().admin_token_file
-    same = replace(config, prices=usual, serve=replace(config.serve, admin_token_file=None))
+    same = replace(config, prices=usual, serve=replace(config.serve, admin_token_file=None, nodes_ca=None))
     assert same == ReportConfig()
 
 
@@ -50,9 +50,8 @@ def test_the_example_names_every_setting() -> None:
     table = uncommented()["report"]
     assert isinstance(table, dict)
     for name in ("sizing", "timetable", "prices", "serve"):
-        # How the pages listen is one value of several settings, of which two are shown; authorities have no usual file.
-        apart = {"door", "nodes_ca"}
-        values = [each.name for each in fields(getattr(ReportConfig(), name)) if each.name not in apart]
+        # How the pages listen is one value of several settings, of which two are shown.
+        values = [each.name for each in fields(getattr(ReportConfig(), name)) if each.name != "door"]
         assert len(table[name]) == len(values) + 2 * (name == "serve"), name
     assert {"data", "fleet", "window", "policy", "strictness", "top", "timezone"} <= table.keys()
     assert {"min_coverage", "silent_after", "exclude_tags"} <= table.keys()

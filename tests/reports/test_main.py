@@ -196,6 +196,14 @@ def test_a_database_that_does_not_answer_is_69() -> None:
         assert err.count("\n") == 1
 
 
+def test_a_database_that_refuses_is_2() -> None:
+    """A wrong password is a mistake in the settings, and said as the aggregator says it."""
+    said = 'connection failed: FATAL:  password authentication failed for user "fallow"'
+    code, out, err = call(commands=raising(sa.exc.OperationalError("SELECT", {}, Exception(said))))
+    assert (code, out) == (2, "")
+    assert err.startswith("fallow-report: the fleet database refuses: connection failed: FATAL: password auth")
+
+
 def test_a_damaged_database_is_a_failure(fleet_dir: Path, tmp_path: Path) -> None:
     """Bytes that are no database, and a row that cannot be read, end with a message each."""
     (tmp_path / "fleet.db").write_bytes(b"x" * 8192)

@@ -13,6 +13,7 @@ from aggregator.admin_client import AdminAnswer, AdminClient, AdminUnavailable
 from reports.config import ReportConfig, ServeConfig
 from reports.node_doors import KEEP_S, NodeDoor, NodeDoors, connector, doors_of, in_parallel
 from reports.nodes import Node
+from tests.aggregator.admin_door import TOKEN, open_door, token_file
 from tests.reports.fleets import NOW_S
 
 USUAL = ServeConfig().aggregator_url
@@ -21,9 +22,10 @@ TOLD = ServeConfig(aggregator_url="http://127.0.0.1:7000")
 
 @dataclass(frozen=True, slots=True)
 class AskedAt:
-    """A door that says where it is."""
+    """A door that says where it is, and whose address that is."""
 
     place: str
+    node: str | None = None
 
     def get(self, target: str) -> AdminAnswer:
         return AdminAnswer(status=200, body=target.encode())
@@ -82,6 +84,7 @@ def test_several_nodes_are_asked_where_each_says() -> None:
         ("http://10.0.0.7:8900", "readable on the way: use https"),
         ("ftp://10.0.0.7", "cannot be asked at the address that it gave"),
         ("https://a.example:1/path", "cannot be asked at the address that it gave"),
+        ("https://169.254.169.254", "nobody is asked at an address that is link-local"),
     ],
 )
 def test_a_node_without_a_usable_address_is_not_asked(told: str | None, words: str) -> None:
@@ -137,9 +140,44 @@ def test_nodes_that_stopped_are_not_to_be_asked() -> None:
     assert len(Book().doors().to_ask()) == 1
 
 
+def test_the_token_goes_to_addresses_of_the_settings_alone() -> None:
+    """One that the fleet database gave is of a node, which is asked by its name; one of the settings is of nobody."""
+
+    def whose(nodes: Sequence[Node], serve: ServeConfig | None = None) -> list[str | None]:
+        return [one.door.node for one in doors_of(nodes, serve or ServeConfig(), AskedAt)]  # type: ignore[attr-defined]
+
+    assert whose([]) == [None]
+    assert whose([node("a")]) == ["a"]
+    assert whose([node("a")], TOLD) == [None]
+    # What it gave cannot be asked: the settings' own default is.
+    assert whose([node("a", None)]) == [None]
+    assert whose([node("a"), node("b")], TOLD) == ["a", "b"]
+
+
+@pytest.mark.real
+def test_a_node_is_asked_with_a_proof_and_the_settings_address_with_the_token(tmp_path: Path) -> None:
+    """Whoever can write addresses into the fleet database is sent nothing that opens another door."""
+    config = ReportConfig(data_dir=tmp_path)
+    token_file(tmp_path)
+    with open_door() as door:
+        door.say(200, [])
+        connect = connector(config, clock=lambda: NOW_S)
+        assert connect(door.url, "a").get_json("/metrics") == []
+        assert connect(door.url, None).get_json("/metrics") == []
+        (_, proved), (_, plain) = door.asked
+        assert proved.startswith(f"Fallow-Proof v1.{int(NOW_S)}.")
+        assert TOKEN not in proved
+        assert door.whom == [f"a {door.url}"]
+        assert plain == f"Bearer {TOKEN}"
+        # Somebody who has no token answers in the place of the node.
+        door.proves = False
+        with pytest.raises(AdminUnavailable, match="answered 200 without proof that it is node a"):
+            connect(door.url, "a").get_json("/metrics")
+
+
 def test_all_nodes_are_asked_with_one_token() -> None:
     """The doors are real ones."""
-    door = connector(ReportConfig(data_dir=Path("/srv")), timeout_s=1.0)("https://a.example:1")
+    door = connector(ReportConfig(data_dir=Path("/srv")), timeout_s=1.0)("https://a.example:1", "a")
     assert isinstance(door, AdminClient)
     assert "https://a.example:1" in door.place
     with pytest.raises(AdminUnavailable, match=r"/srv/admin\.token"):

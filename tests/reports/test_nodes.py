@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -13,16 +15,20 @@ import pytest
 import sqlalchemy as sa
 
 from aggregator import fleet
+from aggregator.fleet_db import SCHEMA_REVISION, migrate, open_fleet
+from aggregator.key_marks import mark_keys
 from aggregator.node_name import AWAY_AFTER_S
+from aggregator.tokens import TokenKeys
 from reports.__main__ import main
 from reports.facts import Vm
 from reports.fleet import read_facts, snapshot
 from reports.fleet_report import read_vm
 from reports.node_rows import read_holdings, read_nodes, read_parts, read_whereabouts
-from reports.node_words import holding_words, is_trouble
+from reports.node_words import holding_words, is_trouble, nodes_object
 from reports.nodes import Holding, Node, NodeState, Part, part_words
 from reports.policies import POLICIES
 from reports.verdicts import Cause, Settings
+from tests.postgres import postgres_database
 from tests.reports.fleets import NEWEST_S, NOW_S, Spec, empty_fleet, store, stored, write_fleet
 from tests.reports.placed import AWAY_S, node_row, part_row, place, place_in
 
@@ -76,7 +82,7 @@ def test_nodes_are_told_with_what_they_hold(engine: sa.Engine) -> None:
     ]
     place(engine, homes={"vm-0": "a", "vm-1": "a", "vm-2": "unheard"}, parts=parts)
     with snapshot(engine) as connection:
-        found = {held.node.name: held for held in read_holdings(connection)}
+        found = {held.node.name: held for held in read_holdings(connection, NOW_S)}
     assert list(found) == ["a", "b", "c", "lost", "unheard"]
     assert {name: (held.home_vms, held.parts) for name, held in found.items()} == {
         "a": (3, 0),
@@ -90,11 +96,58 @@ def test_nodes_are_told_with_what_they_hold(engine: sa.Engine) -> None:
     assert (found["a"].node.admin_url, found["a"].node.heard_vms) == ("https://a.example:8900", 10)
 
 
+def test_keys_and_clocks_of_nodes_are_compared(engine: sa.Engine) -> None:
+    """Of those that are there; whoever has other keys than the first or a wrong clock is trouble, and says why."""
+    one, other = (mark_keys(TokenKeys({"k1": letter * 32}), "admin") for letter in (b"a", b"b"))
+    rows = [
+        node_row("a", key_marks=one, revision=SCHEMA_REVISION),
+        node_row("b", key_marks=other, revision=SCHEMA_REVISION, seen_s=NOW_S - AWAY_S),
+        node_row("c", key_marks=other, revision=SCHEMA_REVISION, started_s=NOW_S - 5, ahead_s=-11.0, is_leaving=True),
+    ]
+    place(engine, rows)
+    with snapshot(engine) as connection:
+        found = {held.node.name: held for held in read_holdings(connection, NOW_S)}
+    assert (found["a"].troubles, found["b"].troubles) == ((), ())
+    words = "; ".join(holding_words(found["c"], NOW_S))
+    assert "its token keys are not those of a" in words
+    assert "its clock is 11 s behind that of the fleet database" in words
+    assert is_trouble(found["c"], NOW_S)
+    (told,) = [node for node in nodes_object(list(found.values()), NOW_S)["nodes"] if node["name"] == "c"]  # type: ignore[attr-defined]
+    assert (told["troubles"], told["ahead_s"]) == (list(found["c"].troubles), -11.0)
+
+
+@pytest.mark.real
+def test_silence_is_measured_by_the_clock_of_the_database(pytestconfig: pytest.Config, tmp_path: Path) -> None:
+    """A report on a machine with a wrong clock takes no node that runs for one that is away, nor the other way."""
+    with postgres_database(pytestconfig) as url:
+        made = open_fleet(url, tmp_path)
+        migrate(made)
+        now_s = time.time()
+        store(made, [Spec(vm_id="vm-a")])
+        rows = [node_row("a", seen_s=now_s), node_row("b", seen_s=now_s - AWAY_AFTER_S - 10)]
+        place(made, rows, homes={"vm-a": "a"}, parts=[part_row("vm-a", "b")])
+        for apart_s in (-3600.0, 0.0, 3600.0):
+            machine = partial(_apart, apart_s)
+            with snapshot(made) as connection:
+                nodes = read_nodes(connection, machine)
+                ((part,),) = read_parts(connection, sa.true(), machine).values()
+            assert [node.state(machine()) for node in (*nodes, part.holder)] == [
+                NodeState.UP,
+                NodeState.AWAY,
+                NodeState.AWAY,
+            ]
+        made.dispose()
+
+
+def _apart(by_s: float) -> float:
+    return time.time() + by_s
+
+
 def test_a_fleet_without_nodes_has_none() -> None:
     """Nothing is made up of summaries that nobody signed."""
     made = stored([Spec()])
     with snapshot(made) as connection:
-        assert (read_nodes(connection), read_holdings(connection)) == ((), ())
+        assert (read_nodes(connection), read_holdings(connection, NOW_S)) == ((), ())
         where = read_whereabouts(connection, "vm-a")
         assert (where.home, where.parts, where.newest_s) == ("", (), NEWEST_S)
         assert read_whereabouts(connection, "vm-z").newest_s is None

@@ -7,11 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from sqlalchemy.exc import OperationalError
 
 from aggregator.series import SERIES
 from reports.live import NodeLive, NotLive, parse_metrics, read_all
 from reports.node_doors import NodeDoors, connector
 from reports.nodes import Node
+from reports.web.several_nodes import SeveralNodes
 from tests.aggregator.admin_door import Door, open_door, token_file
 from tests.reports.fleets import NEWEST_S, NOW_S, Spec, write_fleet
 from tests.reports.placed import AWAY_S, node_row, part_row, place_in
@@ -58,6 +60,41 @@ def test_nodes_are_shown_with_what_they_hold(house: House) -> None:
     check(got, "GET", "/v1/nodes")
     found = {one["name"]: (one["state"], one["home_vms"], one["parts"]) for one in got.json["nodes"]}
     assert found == {"a": ("up", 3, 0), "b": ("away", 1, 1), EVIL: ("draining", 0, 1)}
+
+
+@pytest.mark.real
+def test_the_navigation_has_nodes_where_there_are_several(tmp_path: Path) -> None:
+    """Who runs one aggregator does not have to know of nodes; the page is there all the same."""
+    write_fleet(tmp_path, [Spec(vm_id="vm-a")])
+    link = '<a href="/nodes">Nodes</a>'
+    place_in(tmp_path, [node_row("a")])
+    with serving(tmp_path) as server:
+        assert link not in ask(server, "/vms")[1].decode()
+        assert ask(server, "/nodes")[0] == 200
+    place_in(tmp_path, [node_row("b")])
+    with serving(tmp_path) as server:
+        assert link in ask(server, "/vms")[1].decode()
+        assert '<a href="/nodes" aria-current="page">' in ask(server, "/nodes")[1].decode()
+        assert link in ask(server, "/vms/no-such-vm")[1].decode()
+
+
+def test_several_nodes_is_what_the_database_said_last() -> None:
+    """To ask for it never waits; a database that does not answer changes nothing."""
+    answers: list[object] = [("a",), ("a", "b"), OperationalError("SELECT", {}, Exception("away")), ("a",)]
+
+    def read() -> tuple[str, ...]:
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer  # type: ignore[return-value]
+
+    several = SeveralNodes(read)
+    assert not several()
+    seen = []
+    for _ in range(4):
+        several.look()
+        seen.append(several())
+    assert seen == [False, True, True, False]
 
 
 def test_a_vm_whose_history_is_split_is_not_judged_and_says_why(house: House) -> None:
