@@ -7,7 +7,9 @@ from collections.abc import Iterable, Mapping
 from aggregator.fleet_clock import MAX_AHEAD_S
 from aggregator.heirs import why_kept
 from aggregator.key_marks import KeyDifference, KeyHolder, key_differences, parse_marks
-from aggregator.nodes import Node, NodeTable, is_away
+from aggregator.nodes import Node, NodeState, NodeTable, is_away
+
+NOT_READY = "not ready"
 
 
 def compare_keys(nodes: Iterable[Node]) -> dict[str, KeyDifference]:
@@ -31,6 +33,13 @@ def is_clock_wrong(ahead_s: float | None) -> bool:
 def clock_words(ahead_s: float) -> str:
     """Such as `its clock is 72 s behind that of the fleet database`."""
     return f"its clock is {abs(ahead_s):,.0f} s {'ahead of' if ahead_s > 0 else 'behind'} that of the fleet database"
+
+
+def state_word(state: str, *, is_leaving: bool, not_ready: str | None) -> str:
+    """A state as people are told it: `draining` may be for good, and who is `up` may take no pushes all the same."""
+    if state == NodeState.DRAINING and is_leaving:
+        return "leaving"
+    return NOT_READY if state == NodeState.UP and not_ready is not None else state
 
 
 def node_problems(table: NodeTable) -> Mapping[str, tuple[str, ...]]:

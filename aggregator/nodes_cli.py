@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from aggregator.nodes import Kept, Node
 
 _ANSWERED = frozenset({200})
-_NOT_READY = "not ready"
 _HEADER = ("NODE", "STATE", "SEEN", "VMS", "PARTS", "HEARD", "OWED", "FREE", "VERSION", "AT")
 
 
@@ -93,7 +92,7 @@ def add_parsers(subparsers: Any) -> None:
 
 
 def _list(options: argparse.Namespace) -> int:
-    from aggregator.node_problems import node_problems  # noqa: PLC0415
+    from aggregator.node_problems import NOT_READY, node_problems  # noqa: PLC0415
     from aggregator.nodes import Kept, Nodes  # noqa: PLC0415
 
     with reading_engine(options) as engine:
@@ -116,7 +115,7 @@ def _list(options: argparse.Namespace) -> int:
         return 0
     say_table(_HEADER, [_cells(line) for line in lines])
     for line in lines:
-        if line.node is not None and line.state == _NOT_READY:
+        if line.node is not None and line.state == NOT_READY:
             say(f"{line.name}: it takes no pushes: {line.node.not_ready}")
         for words in line.problems:
             say(f"{line.name}: {words}")
@@ -161,15 +160,14 @@ def _loss(name: str, kept: Kept) -> str:
 
 
 def _shown_state(node: Node | None, now_s: float) -> str:
+    from aggregator.node_problems import state_word  # noqa: PLC0415
     from aggregator.nodes import NodeState, is_away  # noqa: PLC0415
 
     if node is None:
         return "unknown"
     if node.state is not NodeState.STOPPED and is_away(node, now_s):
         return "away"
-    if node.is_leaving and node.state is NodeState.DRAINING:
-        return "leaving"
-    return _NOT_READY if node.not_ready and node.state is NodeState.UP else node.state.value
+    return state_word(node.state, is_leaving=node.is_leaving, not_ready=node.not_ready)
 
 
 def _object(line: _Line) -> dict[str, object]:

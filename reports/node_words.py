@@ -24,7 +24,9 @@ def holding_words(held: Holding, now_s: float) -> tuple[str, ...]:
     if gone is None and node.not_ready is not None:
         found.append(f"it takes no pushes: {node.not_ready}")
     if gone is None and node.is_leaving:
-        found.append("it leaves for good: the others take over what it keeps")
+        empty = not (held.home_vms or held.parts)
+        then = "it keeps nothing any more: stop it, then forget it" if empty else "the others take over what it keeps"
+        found.append(f"it leaves for good: {then}")
     return (*found, *held.troubles, *waiting_words(held))
 
 
@@ -97,7 +99,7 @@ def nodes_text(found: Sequence[Holding], now_s: float, *, width: int | None, col
         node = held.node
         cells = (
             node.name,
-            node.state(now_s).value,
+            node.word(now_s),
             NOT_MEASURED if node.seen_s is None else time_words(node.seen_s),
             node.version or NOT_MEASURED,
             f"{held.home_vms:,}",

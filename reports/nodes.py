@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from aggregator.node_name import AWAY_AFTER_S
+from aggregator.node_problems import state_word
 from reports.words import time_words
 
 # Of a VM that has history elsewhere than at home. It is found when facts are read, and stored nowhere.
@@ -66,6 +67,10 @@ class Node:
         if now_s - self.seen_s > AWAY_AFTER_S:
             return NodeState.AWAY
         return NodeState.DRAINING if self.said == NodeState.DRAINING else NodeState.UP
+
+    def word(self, now_s: float) -> str:
+        """The state as people are told it."""
+        return state_word(self.state(now_s), is_leaving=self.is_leaving, not_ready=self.not_ready)
 
     def is_gone(self, now_s: float) -> bool:
         """Whether it is not there to be asked, by its own last words or its silence."""

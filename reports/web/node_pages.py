@@ -46,7 +46,7 @@ def _line(held: Holding, now_s: float) -> NodeLine:
     node, waiting = held.node, waiting_words(held)
     return NodeLine(
         name=node.name,
-        state=node.state(now_s).value,
+        state=node.word(now_s),
         is_trouble=is_trouble(held, now_s),
         words=tuple(each for each in holding_words(held, now_s) if each not in waiting),
         seen_s=node.seen_s,

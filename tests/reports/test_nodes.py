@@ -69,6 +69,21 @@ def test_the_state_of_a_node(said: str | None, age_s: float | None, state: NodeS
     assert node.is_gone(NOW_S) is (state in {NodeState.AWAY, NodeState.STOPPED, NodeState.UNKNOWN})
 
 
+@pytest.mark.parametrize(
+    ("told", "word"),
+    [
+        ({"said": "draining", "is_leaving": True}, "leaving"),
+        ({"said": "draining"}, "draining"),
+        ({"said": "up", "not_ready": "its disk is full"}, "not ready"),
+        ({"said": "up", "is_leaving": True}, "up"),
+        ({"said": "stopped", "is_leaving": True, "not_ready": "it stops"}, "stopped"),
+    ],
+)
+def test_the_state_of_a_node_in_one_word(told: dict[str, Any], word: str) -> None:
+    """Who leaves for good does not merely drain, and who takes no pushes is not simply up."""
+    assert Node(name="a", seen_s=NOW_S, **told).word(NOW_S) == word
+
+
 def test_nodes_are_told_with_what_they_hold(engine: sa.Engine) -> None:
     """Homes are counted, parts too, with the reasons that hold most of them up first; no node without a row is lost."""
     more = [Spec(vm_id=f"vm-{number}") for number in range(4)]
@@ -237,11 +252,13 @@ def test_a_part_is_told_in_plain_words(holder: dict[str, Any], problem: str | No
         ({"parts": 2, "problems": (("no room", 2),)}, True, "2 parts could not be taken in: no room"),
         ({"parts": 2}, False, ""),
         ({"said": None, "home_vms": 1}, True, "has never told of itself"),
+        ({"said": "draining", "is_leaving": True, "parts": 1}, False, "the others take over what it keeps"),
+        ({"said": "draining", "is_leaving": True}, False, "it keeps nothing any more: stop it, then forget it"),
     ],
 )
 def test_what_somebody_has_to_look_at(held: dict[str, Any], trouble: bool, words: str) -> None:
     """A node that is away, takes nothing, or holds up what others wait for; not one that is stopped or drained."""
-    of_node = {name: held[name] for name in held.keys() & {"seen_s", "not_ready", "said"}}
+    of_node = {name: held[name] for name in held.keys() & {"seen_s", "not_ready", "said", "is_leaving"}}
     node = replace(Node(name="b", said="up", seen_s=NOW_S - 5), **of_node)
     holding = Holding(node=node, **{name: held[name] for name in held.keys() - of_node.keys()})
     assert is_trouble(holding, NOW_S) is trouble
