@@ -68,7 +68,8 @@ class AdminSources:
         metrics: the Prometheus text.
         clock: Unix seconds. The reactor's own time only measures how long things take.
         store_path: where a VM's store lies.
-        forgotten: (vm, life) → drops what is held here of a VM's lives before this one; fires when its store is gone.
+        forgotten: (vm, life) → drops what is held here of a VM's lives before this one; fires with whether its store is
+            gone: else that is tried again.
         drain: has VMs sent elsewhere, and begins a flush; or takes that back.
         parts: gives the stores of VMs whose home is another node; None: this aggregator gives none.
     """
@@ -81,7 +82,7 @@ class AdminSources:
     metrics: Callable[[], bytes]
     clock: Callable[[], float]
     store_path: Callable[[str], Path]
-    forgotten: Callable[[str, int], Deferred[None]]
+    forgotten: Callable[[str, int], Deferred[bool]]
     drain: Callable[[Drain], None] = lambda _wanted: None
     parts: PartSource | None = None
 
@@ -212,8 +213,10 @@ class Routes:
             life = await self._in_thread(lambda: catalogue.forget(vm_id, now_s=now_s))
         except UnknownVmError as error:
             raise _unknown(vm_id) from error
-        await self._sources.forgotten(vm_id, life)
-        return Answer(204)
+        if await self._sources.forgotten(vm_id, life):
+            return Answer(204)
+        problem = "its store here could not be deleted: the log says why, and it is tried again"
+        return Answer(202, msgspec.json.encode({"vm": vm_id, "problem": problem}))
 
     async def part(self, query: Query, vm_id: str) -> Answer:
         found = await self._parts().read(vm_id, _node(query))

@@ -32,7 +32,9 @@ class Buffer:
         on_identity_conflict: told once of each VM as which two machines push.
         on_new_life: told of VMs, and their life, whose push is the first sign that they were forgotten and came back.
 
-    Attributes: lives: what is known of the VMs' lives; memory holds rows of the newest alone.
+    Attributes:
+        lives: what is known of the VMs' lives; memory holds rows of the newest alone.
+        forgotten_rows: acknowledged, or read from the journal, and let go of: their VM was forgotten.
     """
 
     def __init__(
@@ -50,7 +52,7 @@ class Buffer:
         self._clones: frozenset[str] = frozenset()
         self._removals = 0
         self._order: tuple[int, list[str]] = -1, []  # ids, sorted, and how many removals there had been
-        self.unstored_rows = 0
+        self.unstored_rows = self.forgotten_rows = 0
         self.newest_received_s = 0.0
 
     def __len__(self) -> int:
@@ -118,6 +120,7 @@ class Buffer:
         entry = self._entries.get(push.vm)
         if entry is None or entry.generation != push.generation:
             if self._is_over(push):
+                self.forgotten_rows += push.count
                 return _NONE
             entry = self._entry(push, entry)
         # The last to come is the newest, whatever our clock says: it may have been set back.
@@ -253,7 +256,9 @@ class Buffer:
         entry = self._entries.pop(vm_id, None)
         if entry is not None:
             self._removals += 1
-            self.unstored_rows -= (len(entry.rows) - entry.stored_bytes) // ROW_BYTES
+            dropped = (len(entry.rows) - entry.stored_bytes) // ROW_BYTES
+            self.unstored_rows -= dropped
+            self.forgotten_rows += dropped
 
     def forget_before(self, vm_id: str, life: int) -> None:
         """Drops what is held of a VM if it is of a life before this one."""

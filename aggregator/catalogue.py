@@ -18,9 +18,18 @@ from aggregator import join_tokens, waits
 from aggregator.admission import Bound, Check
 from aggregator.enrolling import admit
 from aggregator.enrolment import Enrolment, MachineValue
-from aggregator.fleet import revocation, vm, vm_evidence, vm_part, vm_summary, vm_window
+from aggregator.fleet import revocation, vm, vm_summary
 from aggregator.fleet_db import reading
-from aggregator.generations import below, check_unspent, insert_into, newest, refuse_below
+from aggregator.generations import (
+    begin_lives,
+    below,
+    check_unspent,
+    drop_figures,
+    hold_summary,
+    insert_into,
+    newest,
+    refuse_below,
+)
 from aggregator.join_tokens import JoinToken, Labels, Minted
 from aggregator.lives import MAX_LIFE, first_of, life_of
 from aggregator.problems import Problem, Refused
@@ -31,7 +40,6 @@ from aggregator.waits import State, Wait
 __all__ = ["Catalogue", "ImportResult", "Labels", "UnknownVmError", "VmRecord"]
 
 _RETRY_AFTER_S = 30
-_NO_SUMMARY = dict.fromkeys(("oldest_s", "newest_s", "received_s", "skew_s", "interval_s", "conflicts", "updated_s"), 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -264,19 +272,19 @@ class Catalogue:
 
         Each aggregator deletes what it holds of lives before when it reads the revocations again.
 
-        Raises: UnknownVmError: nothing was held.
+        Raises:
+            UnknownVmError: nothing was held.
+            Refused: 409 `older-nodes`, as `begin_lives`; 409 `lives-spent`.
         """
         with self._writing() as connection:
             generation = newest(connection, vm_id)
-            deleted = 0
-            # Whoever writes a first summary of the VM right now ends before this goes on, and its row is seen then.
-            held = insert_into(connection, vm_summary).values(_NO_SUMMARY | {"vm_id": vm_id})
-            deleted -= connection.execute(held.on_conflict_do_nothing()).rowcount
+            deleted = -1 if hold_summary(connection, vm_id) else 0
             waits.forget_vm(connection, vm_id)
-            for table in (vm, vm_summary, vm_window, vm_evidence, vm_part):
-                deleted += connection.execute(sa.delete(table).where(table.c.vm_id == vm_id)).rowcount
+            deleted += connection.execute(sa.delete(vm).where(vm.c.vm_id == vm_id)).rowcount
+            deleted += drop_figures(connection, vm_id)
             if not deleted:
                 raise UnknownVmError(vm_id)
+            begin_lives(connection)
             life = life_of(max(generation, below(connection, vm_id))) + 1
             if life > MAX_LIFE:
                 raise Refused(Problem(409, "lives-spent", f"{vm_id} was forgotten {MAX_LIFE} times before"))

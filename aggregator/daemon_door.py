@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import json
 from pathlib import Path
 
 from agent.settings import ConfigError, parse_host_port, read_secret
@@ -10,6 +11,7 @@ from aggregator.problems import Problem, Refused
 
 ADDRESS_FILE_NAME = "admin.address"
 _ANSWER_TIMEOUT_S = 60.0
+_MAX_DETAIL_BYTES = 64 << 10
 
 
 def ask_daemon(data_dir: Path, method: str, target: str, *, of: frozenset[int]) -> int | None:
@@ -33,7 +35,8 @@ def ask_daemon(data_dir: Path, method: str, target: str, *, of: frozenset[int]) 
     connection = http.client.HTTPConnection(host, port, timeout=_ANSWER_TIMEOUT_S)
     try:
         connection.request(method, target, headers={"Authorization": f"Bearer {token}"})
-        status = connection.getresponse().status
+        response = connection.getresponse()
+        status, body = response.status, response.read(_MAX_DETAIL_BYTES)
     except ConnectionRefusedError:
         return None  # the address outlived a daemon that was killed
     except (OSError, http.client.HTTPException) as error:
@@ -42,6 +45,14 @@ def ask_daemon(data_dir: Path, method: str, target: str, *, of: frozenset[int]) 
     finally:
         connection.close()
     if status not in of:
-        detail = f"the aggregator at {address} answered {status} to {method} {target}"
+        detail = f"the aggregator at {address} answered {status} to {method} {target}{_why(body)}"
         raise Refused(Problem(status, "refused", detail))
     return status
+
+
+def _why(body: bytes) -> str:
+    try:
+        detail = json.loads(body)["detail"]
+    except (ValueError, RecursionError, LookupError, TypeError):
+        return ""
+    return f": {detail}"

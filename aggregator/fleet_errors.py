@@ -12,6 +12,7 @@ AWAY = (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.TimeoutError)
 # No such login, no such database, not allowed to. The driver has no code for what the server said to a log-in, only its
 # text; one in another language than English counts as a server that does not answer.
 _REFUSING_STATES = re.compile(r"28...|3D000|42501")
+_TRY_AGAIN = frozenset({"40001", "40P01"})  # PostgreSQL's serialization_failure and deadlock_detected
 _REFUSING_WORDS = re.compile(
     r"authentication failed|no pg_hba\.conf entry|pg_hba\.conf rejects|no password supplied|"
     r"is not permitted to log in|permission denied for database|(?:database|role) \".*\" does not exist"
@@ -27,6 +28,12 @@ def is_refusal(error: BaseException) -> bool:
     if state is not None:
         return _REFUSING_STATES.fullmatch(state) is not None
     return isinstance(error, AWAY) and _REFUSING_WORDS.search(str(said)) is not None
+
+
+def was_for_another(error: sa.exc.DBAPIError) -> bool:
+    """Whether a transaction failed for another at the same time, or for an old connection: it may be tried again."""
+    # The pool's connections do not know that the server was started anew until they are used.
+    return error.connection_invalidated or getattr(error.orig, "sqlstate", None) in _TRY_AGAIN
 
 
 def trouble(error: BaseException) -> str:

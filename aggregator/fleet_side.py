@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from twisted.internet.defer import Deferred, fail
@@ -10,20 +11,24 @@ from twisted.logger import Logger
 
 from aggregator.catalogue import Catalogue
 from aggregator.config import AggregatorConfig
-from aggregator.fleet_db import FILE_NAME, migrate, open_fleet
+from aggregator.fleet_db import FILE_NAME, migrate, open_fleet, reading
 from aggregator.fleet_errors import AWAY
 from aggregator.fleet_keys import load_keys, missing_keys
 from aggregator.fleet_link import FleetLink, in_daemon_thread
 from aggregator.fleet_place import note_place
-from aggregator.key_marks import mark_keys
+from aggregator.home_counts import HomeCounts
+from aggregator.key_camps import keys_differ
+from aggregator.key_marks import mark_keys, parse_marks
+from aggregator.key_memory import JUDGED_FILE_NAME, KeyMemory
 from aggregator.node_doubts import NodeDoubts
 from aggregator.node_name import NODE_FILE_NAME, STARTS_FILE_NAME, load_or_create_name, note_start
-from aggregator.nodes import Nodes, NodeTable, Told
+from aggregator.node_problems import do_keys_differ
+from aggregator.nodes import Node, Nodes, NodeTable, Told, count_homes
 from aggregator.own_node import Drain, OwnNode, admin_url
 from aggregator.problems import Problem, Refused
 from aggregator.revocation_cache import CACHE_FILE_NAME, RevocationCache
 from aggregator.summaries import SummaryWriter
-from aggregator.tokens import Revocations, TokenKeys
+from aggregator.tokens import KEY_FILE_NAME, Revocations, TokenKeys
 
 Enroll = Callable[[bytes, str], Deferred[bytes]]
 
@@ -90,9 +95,17 @@ class FleetSide:
             owed=owed,
             key_marks=lambda: mark_keys(keys(), self.admin_token),
         )
-        self.doubts = NodeDoubts(name)
+        self.doubts = NodeDoubts()
+        self._memory = KeyMemory(data_dir / JUDGED_FILE_NAME)
+        self._homes = HomeCounts(
+            self._count_homes,
+            in_thread=lambda work: in_daemon_thread(reactor, work),
+            seconds=reactor.seconds,
+            on_counted=self._look,
+        )
         self._nodes = Nodes(self.engine)
-        self._table: NodeTable | None = None
+        self._found: NodeTable | None = None
+        self._seen: tuple[Node, NodeTable] | None = None
         self.link = FleetLink(
             self._nodes,
             self.me,
@@ -109,7 +122,8 @@ class FleetSide:
         self.last_known: Revocations | None = None
         try:
             self._open()
-            self.admin_token = self._load_keys()
+            self._found = self._others(self._nodes.table(started_s)) if self.link.is_open else None
+            self.admin_token = self._load_keys(self._found)
         except BaseException:
             self.engine.dispose()
             raise
@@ -122,8 +136,11 @@ class FleetSide:
         self.me.admin_url = self._config.node_url or own
         if self.me.admin_url is None:
             self._log.warn("node.url: is not set: neither the report nor another aggregator can ask this one")
-        if self._table is not None:
-            self.doubts.look(self.me.describe(), self._table)
+        me = self.me.describe()
+        if self._found is not None:
+            self._seen = me, self._found
+        if not self._look() and self._config.fleet_url:
+            self.doubts.recall(self._memory.doubt(me.key_marks or ""))
         self.link.start()
 
     def leaving(self) -> str | None:
@@ -159,18 +176,40 @@ class FleetSide:
                 raise
             self._log.info("{n} revocations are those of the last run", n=len(self.last_known))
 
-    def _load_keys(self) -> str:
-        if not self.link.is_open:
-            return load_keys(self._config.data_dir, ())
-        self._table = self._nodes.table(self._clock())
-        others = [node.node for node in self._table.nodes if node.node != self.me.name]
+    def _others(self, table: NodeTable) -> NodeTable:
         # A fleet database within the data directory has no other: any name but ours was that of the same directory.
-        return load_keys(self._config.data_dir, others if self._config.fleet_url else ())
+        nodes = (node for node in table.nodes if node.node != self.me.name) if self._config.fleet_url else ()
+        return replace(table, nodes=tuple(nodes))
+
+    def _load_keys(self, others: NodeTable | None) -> str:
+        data_dir = self._config.data_dir
+        nodes = () if others is None else others.nodes
+        admin_token = load_keys(data_dir, [node.node for node in nodes])
+        own = mark_keys(TokenKeys.load_or_create(data_dir / KEY_FILE_NAME), admin_token)
+        if keys_differ(map(parse_marks, [own, *(node.key_marks for node in nodes)])):
+            self._homes.count_now()
+        return admin_token
 
     def _told(self, told: Told) -> None:
-        self.doubts.look(told.node, told.table)
+        self._seen = told.node, self._others(told.table)
+        self._homes.look(is_needed=do_keys_differ([told.node, *self._seen[1].nodes]))
+        self._look()
         if told.is_new and len(told.table.nodes) > 1:
             self._on_new_row()
+
+    def _look(self) -> bool:
+        """Whether keys could be judged."""
+        if self._seen is None:
+            return False
+        me, others = self._seen
+        is_judged = self.doubts.look(me, others, self._homes.known)
+        if self._config.fleet_url and is_judged and me.key_marks is not None:
+            self._memory.keep(me.key_marks, is_stranger=self.doubts.refused is not None)
+        return is_judged
+
+    def _count_homes(self) -> Mapping[str, int]:
+        with reading(self.engine) as connection:
+            return count_homes(connection)
 
     def _prepare(self) -> Sequence[str]:
         migrate(self.engine, clock=self._clock)

@@ -9,15 +9,16 @@ database: whose summary that still lacks is noted in a file before a segment goe
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
-from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from aggregator.buffer import Buffer
+from aggregator.debts import Debts
 from aggregator.flush_report import FlushReport, FlushTotals
 from aggregator.flush_take import CHUNK_VMS, PIECE_VMS, Pieces, take
 from aggregator.flush_turns import FlushTurns
@@ -73,6 +74,7 @@ class Flusher:
     Args:
         summaries: takes them to the fleet database.
         clock: Unix time in seconds.
+        in_thread: runs blocking work elsewhere.
         chunk_vms: so many stores a worker is given at once.
         piece_vms: so many VMs are looked at between other events.
         known_vms: those that have had rows: the store of one of them that is gone is not new.
@@ -80,6 +82,8 @@ class Flusher:
             failed, by the next.
 
     Attributes:
+        on_newer_lives: told of VMs, and their life, whose store was the first sign that they were forgotten and came
+            back.
         replayed_through: while a journal is replayed, the last segment that has reached the buffer as a whole.
         stores_failing: why some store could not be written in the last flush, or None.
         stores_failing_ratio: share of the VMs whose store failed in the last flush.
@@ -98,6 +102,7 @@ class Flusher:
         pending: PendingSummaries,
         call_in_reactor: Callable[..., object],
         clock: Callable[[], float],
+        in_thread: Callable[[Callable[[], Any]], Deferred[Any]] = maybeDeferred,
         chunk_vms: int = CHUNK_VMS,
         piece_vms: int = PIECE_VMS,
         known_vms: Iterable[str] = (),
@@ -107,10 +112,7 @@ class Flusher:
         self._journal = journal
         self._workers = workers
         self._summaries = summaries
-        self._pending = pending
-        # Summaries to be read from their stores again: neither written nor in the queue.
-        self._owed = set(pending.vm_ids)
-        summaries.on_owed = self._owed.update
+        self._debts = Debts(pending, summaries, in_thread)
         summaries.on_elsewhere = self._hurry_those
         self._call_in_reactor = call_in_reactor
         self._clock = clock
@@ -126,6 +128,8 @@ class Flusher:
         self._young: set[str] = set()  # known for less than a day: figures follow each flush
         self._failed: frozenset[str] = frozenset()
         self._hurried: set[str] = set()
+        self._forgotten_rows = 0
+        self.on_newer_lives: Callable[[Mapping[str, int]], object] = lambda _lives: None
         self.replayed_through: int | None = None
         self.totals = FlushTotals()
         self.stores_failing: str | None = None
@@ -135,7 +139,7 @@ class Flusher:
     def forget(self, vm_id: str) -> None:
         """An admin forgot this VM: its store is gone for a reason."""
         self._known.discard(vm_id)
-        self._owed.discard(vm_id)
+        self._debts.remove((vm_id,))
         self._figures_due.discard(vm_id)
         self._young.discard(vm_id)
         self._hurried.discard(vm_id)
@@ -157,10 +161,15 @@ class Flusher:
         """Which life of a VM counts, as far as is known here."""
         return self._buffer.lives.of(vm_id)
 
-    def owe(self, vm_ids: Iterable[str]) -> None:
-        """Has the summaries of these VMs read from their stores and told anew, durably if the disk takes the note."""
-        self._owed.update(vm_ids)
-        self._note_owed(FlushReport())
+    def owe(self, vm_ids: Sequence[str]) -> Deferred[int | None]:
+        """Has the summaries of these VMs read from their stores and told anew; fires as `Debts.note`."""
+
+        async def run() -> int | None:
+            async for piece in self._pieces.of(vm_ids):
+                self._debts.add(piece)
+            return await self._debts.note()
+
+        return Deferred.fromCoroutine(run())
 
     def hurry(self, vm_id: str) -> None:
         """Has the next flush store this VM's rows, whosever turn it is: somebody waits for them."""
@@ -172,12 +181,12 @@ class Flusher:
 
     def owes_summary(self, vm_id: str) -> bool:
         """Whether the fleet database may lack what was stored of this VM."""
-        return vm_id in self._owed or vm_id in self._summaries
+        return vm_id in self._debts
 
     @property
     def summaries_owed(self) -> int:
         """VMs whose summary the fleet database lacks."""
-        return len(self._unwritten())
+        return len(self._debts)
 
     @property
     def is_running(self) -> bool:
@@ -216,12 +225,13 @@ class Flusher:
     def until_written(self, report: FlushReport) -> Deferred[FlushReport]:
         """Waits until the fleet database has all summaries, for SUMMARIES_WITHIN_S at most; not if it fails."""
 
-        def drained(_none: None) -> FlushReport:
+        async def wait() -> FlushReport:
+            await self._summaries.drained(SUMMARIES_WITHIN_S)
             if self.summaries_owed != report.summaries_owed:
-                self._note_owed(report)
+                await self._note_owed(report)
             return report
 
-        return self._summaries.drained(SUMMARIES_WITHIN_S).addCallback(drained)
+        return Deferred.fromCoroutine(wait())
 
     def _begin(self, waiters: list[Deferred[FlushReport]], wish: _Wish) -> None:
         def finished(outcome: FlushReport | Failure) -> None:
@@ -264,7 +274,7 @@ class Flusher:
         for _, outcome in ended:
             if isinstance(outcome, Failure):
                 outcome.raiseException()
-        self._settle(turns, covered, report)
+        await self._settle(turns, covered, report)
         if not wish.everybody:
             # Not of those that are not known yet: a row that tells of what no store here holds would make this node
             # miss the store. The next flush stores them.
@@ -277,7 +287,7 @@ class Flusher:
         return report
 
     async def _take(self, turns: range, pays: bool) -> list[list[str]]:
-        owed = self._owed if pays else set()
+        owed = self._debts.vm_ids if pays else set()
         hurried, self._hurried = self._hurried, set()
         everybody = turns == self._turns.everybody
         turn_of, known, young, failed = self._turns.turn_of, self._known, self._young, self._failed
@@ -306,6 +316,7 @@ class Flusher:
         report = turn.report
         for chunk in self._chunks(vm_ids, turn):
             result = await self._submit(number, chunk, turn)
+            self._meet(result.newer_lives)
             # What became of a VM that was forgotten meanwhile counts no more.
             stored = [one for one in chunk if one.vm_id not in result.failures and not self._is_over(one)]
             for share in stored:
@@ -334,8 +345,27 @@ class Flusher:
             # A VM without a single row has no summary to write, and owes none. One whose figures were not read may
             # owe those of an hour that has closed.
             paid = (share.vm_id for share in stored if share.wants_figures)
-            self._owed.difference_update(paid)
-            self._owed.update(self._summaries.put(summaries))
+            self._debts.remove(paid)
+            self._debts.add(self._summaries.put(summaries))
+
+    def _meet(self, newer: Mapping[str, int]) -> None:
+        """Stores are of a life that nobody here knew of: a fleet database of before the forgetting was put back.
+
+        Or this program started without it, and replayed what came before.
+        """
+        for vm_id, life in newer.items():
+            rows_before = self._buffer.forgotten_rows
+            if self._buffer.lives.learn(vm_id, life):
+                self._buffer.forget_before(vm_id, life)
+                self.forget(vm_id)
+                self._log.warn(
+                    "{rows} samples of {vm_id} are dropped: its store is of after it was forgotten, the token they "
+                    "came with of before",
+                    rows=self._buffer.forgotten_rows - rows_before,
+                    vm_id=vm_id,
+                )
+        if newer:
+            self.on_newer_lives(newer)
 
     def _is_over(self, one: Taken | Summary) -> bool:
         return self._buffer.lives.is_over(one.vm_id, one.life)
@@ -347,7 +377,7 @@ class Flusher:
             share = self._buffer.taken(vm_id)
             if share is None:
                 self._figures_due.discard(vm_id)
-                if vm_id not in self._owed:
+                if vm_id not in self._debts.vm_ids:
                     continue  # forgotten meanwhile
                 # Owes a summary from before a restart and has not pushed since: its store knows the rest.
                 share = Taken(vm_id, b"", 0, 0.0, 0.0, False, life=self.life_of(vm_id))
@@ -355,7 +385,7 @@ class Flusher:
                 yield chunk
                 chunk, size = [], 0
             # What the fleet database missed may have been the figures of an hour that closed then.
-            wants_figures = turn.all_figures or (turn.pays and vm_id in self._owed)
+            wants_figures = turn.all_figures or (turn.pays and vm_id in self._debts.vm_ids)
             turn_of_vm = self._turns.turn_of(vm_id)
             verify = turn_of_vm in turn.turns and self._verify_turns[turn_of_vm].is_due(vm_id)
             had_history = vm_id in self._known
@@ -373,27 +403,19 @@ class Flusher:
         self._workers.submit(number, chunk, turn.now_s, turn.may_forget, finished)
         return done
 
-    def _settle(self, turns: range, covered: int, report: FlushReport) -> None:
+    async def _settle(self, turns: range, covered: int, report: FlushReport) -> None:
         self._note_failures(report)
         self._failed = frozenset(report.failures)
         stored = self._turns.settle(turns, covered, report.failures)
         # Without the note only the journal knows these VMs: keep it.
-        if self._note_owed(report) and stored:
+        if await self._note_owed(report) and stored:
             self._journal.drop_through(stored)
 
-    def _note_owed(self, report: FlushReport) -> bool:
+    async def _note_owed(self, report: FlushReport) -> bool:
         """Notes durably whose summary the fleet database lacks; False: the disk does not take it."""
-        unwritten = self._unwritten()
-        report.summaries_owed = len(unwritten)
-        try:
-            self._pending.replace(unwritten)
-        except OSError as error:
-            self._log.warn("cannot note {n} owed summaries: {error}", n=len(unwritten), error=error)
-            return False
-        return True
-
-    def _unwritten(self) -> set[str]:
-        return self._owed | self._summaries.vm_ids
+        noted = await self._debts.note()
+        report.summaries_owed = len(self._debts) if noted is None else noted
+        return noted is not None
 
     def _note_failures(self, report: FlushReport) -> None:
         self.stores_failing_ratio = len(report.failures) / max(1, report.vms + len(report.failures))
@@ -410,6 +432,10 @@ class Flusher:
 
     def _count(self, report: FlushReport) -> None:
         self.totals.add(report, now_s=self._clock())
+        if self._buffer.forgotten_rows > self._forgotten_rows:
+            rows = self._buffer.forgotten_rows - self._forgotten_rows
+            self._forgotten_rows += rows
+            self._log.info("dropped {rows} samples of VMs that were forgotten after they came", rows=rows)
         if report.vms or report.failures:
             self._log.info(
                 "flushed {rows} rows of {vms} VMs in {seconds:.1f} s ({failed} failed, {owed} summaries unwritten)",

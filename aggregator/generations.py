@@ -7,9 +7,15 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from aggregator.fleet import revocation, vm
+from aggregator.fleet import revocation, vm, vm_evidence, vm_part, vm_summary, vm_window
+from aggregator.fleet_db import FLEET
 from aggregator.lives import TOKENS_A_LIFE, first_of, is_spent, life_of
 from aggregator.problems import Problem, Refused
+from aggregator.schema_steps import nodes_below, raise_floor
+
+# Programs for an older schema note what they take of a later life as of the first: it would be deleted.
+_LIVES_SINCE = "0004"
+_NO_SUMMARY = dict.fromkeys(("oldest_s", "newest_s", "received_s", "skew_s", "interval_s", "conflicts", "updated_s"), 0)
 
 
 def insert_into(connection: sa.Connection, table: sa.Table) -> postgresql.Insert | sqlite.Insert:
@@ -34,6 +40,39 @@ def check_unspent(vm_id: str, generation: int) -> None:
         raise Refused(Problem(403, "tokens-spent", detail))
 
 
+def begin_lives(connection: sa.Connection) -> None:
+    """Keeps aggregators that know no lives away from VMs that are forgotten from now on.
+
+    Raises: Refused: there is one. Those that are away count as well: they may come back as they were.
+    """
+    older = ", ".join(nodes_below(connection, _LIVES_SINCE, None))
+    if older:
+        detail = (
+            f"aggregators of an older version would lose what a forgotten VM pushes to them later: {older}. Upgrade"
+            f" and start them first; `nodes forget` those that are gone for good"
+        )
+        raise Refused(Problem(409, "older-nodes", detail))
+    raise_floor(connection, FLEET.part, _LIVES_SINCE)
+
+
+def hold_summary(connection: sa.Connection, vm_id: str) -> bool:
+    """Locks the summary of a VM, of one without any by making it; whether it was made. The caller deletes it.
+
+    Whoever writes a first summary of the VM right now ends before this goes on, and its row is seen then.
+    """
+    made = insert_into(connection, vm_summary).values(_NO_SUMMARY | {"vm_id": vm_id}).on_conflict_do_nothing()
+    # Not by the count of rows, which psycopg does not tell of an INSERT.
+    was_made = connection.scalar(made.returning(vm_summary.c.vm_id)) is not None
+    connection.execute(sa.select(vm_summary.c.vm_id).where(vm_summary.c.vm_id == vm_id).with_for_update())
+    return was_made
+
+
+def drop_figures(connection: sa.Connection, vm_id: str) -> int:
+    """Deletes what aggregators told of a VM; returns how many rows there were."""
+    tables = (vm_summary, vm_window, vm_evidence, vm_part)
+    return sum(connection.execute(sa.delete(table).where(table.c.vm_id == vm_id)).rowcount for table in tables)
+
+
 def lives_by_vm(connection: sa.Connection, vm_ids: Sequence[str]) -> dict[str, int]:
     """Of those of the VMs that were ever forgotten: the life that counts."""
     refused = revocation.c
@@ -49,4 +88,8 @@ def refuse_below(connection: sa.Connection, vm_id: str, generation: int, reason:
         return
     values = {"below_generation": generation, "reason": reason, "created_s": now_s}
     statement = insert_into(connection, revocation).values(vm_id=vm_id, **values)
-    connection.execute(statement.on_conflict_do_update(index_elements=[revocation.c.vm_id], set_=values))
+    # Of two at once the one that comes last may be the lower.
+    is_lower = revocation.c.below_generation < generation
+    connection.execute(
+        statement.on_conflict_do_update(index_elements=[revocation.c.vm_id], set_=values, where=is_lower)
+    )

@@ -37,6 +37,11 @@ def lives_of(below: Mapping[str, tuple[int, str]]) -> Iterator[tuple[str, int]]:
     return ((vm_id, life) for vm_id, (generation, _) in below.items() if (life := life_of(generation)))
 
 
+def later_of(one: Mapping[str, tuple[int, str]], other: Mapping[str, tuple[int, str]]) -> dict[str, tuple[int, str]]:
+    """What either says is refused; of both, what refuses more. Args: as that of `lives_of`."""
+    return {vm_id: max(one.get(vm_id, (0, "")), other.get(vm_id, (0, ""))) for vm_id in one.keys() | other.keys()}
+
+
 class Lives:
     """Which life of each VM counts, as far as this aggregator knows: by what is revoked and by pushes."""
 
@@ -50,6 +55,11 @@ class Lives:
     def is_over(self, vm_id: str, life: int) -> bool:
         """Whether the VM was forgotten after this life."""
         return life < self._newest.get(vm_id, 0)
+
+    def ahead_of(self, below: Mapping[str, tuple[int, str]]) -> dict[str, int]:
+        """The VMs of which a later life is known than stands there, and that life. Args: below: as `lives_of`."""
+        told = dict(lives_of(below))
+        return {vm_id: life for vm_id, life in self._newest.items() if life > told.get(vm_id, 0)}
 
     def learn(self, vm_id: str, life: int) -> bool:
         """Notes that there is this life; whether that is news."""

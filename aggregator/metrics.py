@@ -133,6 +133,11 @@ class AggregatorCollector(Collector):
         yield _counter(
             "fallow_flushed_conflicts", "Samples of which the store knows that another was first", totals.conflicts
         )
+        yield _counter(
+            "fallow_forgotten_samples",
+            "Samples dropped because their VM was forgotten after their token was given out",
+            self._buffer.forgotten_rows,
+        )
         yield _counter("fallow_stores_flushed", "Store transactions", totals.stores)
         yield _counter("fallow_store_failures", "Stores that could not take their samples", totals.store_failures)
         yield _gauge("fallow_stores_failing", "VMs whose store failed in the last flush", self._flusher.failing)

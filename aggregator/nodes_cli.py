@@ -92,13 +92,14 @@ def add_parsers(subparsers: Any) -> None:
 
 
 def _list(options: argparse.Namespace) -> int:
-    from aggregator.node_problems import NOT_READY, node_problems  # noqa: PLC0415
+    from aggregator.node_problems import node_problems  # noqa: PLC0415
+    from aggregator.node_state import NOT_READY  # noqa: PLC0415
     from aggregator.nodes import Kept, Nodes  # noqa: PLC0415
 
     with reading_engine(options) as engine:
         nodes = Nodes(engine)
         table, kept = nodes.table(time.time()), nodes.kept()
-    problems = node_problems(table)
+    problems = node_problems(table, {name: one.vms for name, one in kept.items()})
     heard_of = {node.node: node for node in table.nodes}
     lines = [
         _Line(
@@ -160,7 +161,7 @@ def _loss(name: str, kept: Kept) -> str:
 
 
 def _shown_state(node: Node | None, now_s: float) -> str:
-    from aggregator.node_problems import state_word  # noqa: PLC0415
+    from aggregator.node_state import state_word  # noqa: PLC0415
     from aggregator.nodes import NodeState, is_away  # noqa: PLC0415
 
     if node is None:

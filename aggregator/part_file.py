@@ -54,10 +54,12 @@ class Dropped(NamedTuple):
     Attributes:
         is_gone: there is none any more.
         problem: why it is still there; None of one that is gone or was changed meanwhile.
+        aside: where it was moved instead, damaged as it is: a person may look at it.
     """
 
     is_gone: bool
     problem: str | None = None
+    aside: str | None = None
 
 
 def mark_of(body: bytes) -> str:

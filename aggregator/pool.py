@@ -147,4 +147,4 @@ class ProcessWorkers:
 
 
 def _failed(chunk: Sequence[Taken], why: str) -> ChunkResult:
-    return ChunkResult([], {share.vm_id: why for share in chunk}, {}, 0, 0, 0)
+    return ChunkResult([], {share.vm_id: why for share in chunk}, {}, 0, 0, 0, {})

@@ -31,6 +31,11 @@ def encode_record(push: Push, received_s: float) -> bytes:
     return b"%b%b%b%b" % (head, vm, boot, push.rows)
 
 
+def tells_generation(payload: bytes) -> bool:
+    """Whether a record that can be decoded says of which token its push came."""
+    return payload[:1] != b"\x01"
+
+
 def decode_record(payload: bytes) -> tuple[Push, float]:
     """The push and its `received_s`; `unknown_fields` is not kept.
 

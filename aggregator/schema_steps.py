@@ -1,7 +1,8 @@
 """The steps of a schema, run by Alembic, and which programs of before may go on with the tables that they leave.
 
 A step says in `floor` the oldest revision whose programs still read and write rightly after it; one that says nothing
-lets none go on. The table `schema_floor` has a row for each part of the schema, which that part's steps alone write.
+lets none go on. The table `schema_floor` has a row for each part of the schema, which that part's steps write, and
+later whoever puts in what an older program would misread (`raise_floor`).
 """
 
 from __future__ import annotations
@@ -61,22 +62,33 @@ def read_floor(connection: sa.Connection, part: str) -> str | None:
 
 
 def note_floor(connection: sa.Connection, part: str, revision: str) -> None:
-    """Writes what `read_floor` reads. A database from before there were floors goes without."""
+    """Writes what `read_floor` reads; it never sinks. A database from before there were floors goes without."""
     if sa.inspect(connection).has_table(schema_floor.name):
+        noted = max(read_floor(connection, part) or revision, revision)
         connection.execute(sa.delete(schema_floor).where(_row_of(part)))
-        connection.execute(sa.insert(schema_floor).values(part=part or _NAMELESS, revision=revision))
+        connection.execute(sa.insert(schema_floor).values(part=part or _NAMELESS, revision=noted))
+
+
+def raise_floor(connection: sa.Connection, part: str, revision: str) -> None:
+    """Keeps out programs for a schema before `revision` from their next start on; two at once may do so."""
+    lower = sa.and_(_row_of(part), schema_floor.c.revision < revision)
+    connection.execute(sa.update(schema_floor).where(lower).values(revision=revision))
 
 
 def _row_of(part: str) -> sa.ColumnElement[bool]:
     return schema_floor.c.part == (part or _NAMELESS)
 
 
-def nodes_below(connection: sa.Connection, revision: str, now_s: float) -> Iterator[str]:
-    """Aggregators that run and were written for an older revision: the name of each, and for which."""
+def nodes_below(connection: sa.Connection, revision: str, now_s: float | None) -> Iterator[str]:
+    """Aggregators that were written for an older revision: the name of each, and for which.
+
+    Args: now_s: only of those that run at this time; None: of all, those that are away and may come back too.
+    """
     if not sa.inspect(connection).has_table(node.name):
         return
     # An older database has not all columns of the table.
     rows = sa.select(node.c.node, node.c.revision).order_by(node.c.node)
-    running = sa.and_(node.c.state != "stopped", node.c.seen_s > now_s - ahead_s(connection) - AWAY_AFTER_S)
-    for name, written_for in connection.execute(rows.where(running, node.c.revision < revision)):
+    if now_s is not None:
+        rows = rows.where(node.c.state != "stopped", node.c.seen_s > now_s - ahead_s(connection) - AWAY_AFTER_S)
+    for name, written_for in connection.execute(rows.where(node.c.revision < revision)):
         yield f"{name} ({written_for})"

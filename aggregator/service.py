@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -34,11 +34,13 @@ from aggregator.joining import make_joining
 from aggregator.journal import Journal, Recovery
 from aggregator.known_samples import samples_of, with_store
 from aggregator.listening import Listening
+from aggregator.lives import later_of, lives_of
 from aggregator.own_node import Drain
 from aggregator.pending import PendingSummaries
 from aggregator.periodic import Periodic
 from aggregator.pool import ProcessWorkers
 from aggregator.proof_check import ProofCheck
+from aggregator.recall import Recall, recall_lives
 from aggregator.replay import replay_journal
 from aggregator.shared_reads import SharedReads
 from aggregator.store_files import list_stores, store_path
@@ -111,6 +113,8 @@ class AggregatorService(Service):
             on_identity_conflict=self._identity_conflict,
             on_new_life=self._new_life,
         )
+        # Read before it is written anew: a database that was restored from a backup may know of less.
+        remembered = self._fleet.revocation_cache.read()
         self._identities = Identities(
             self._catalogue,
             config.data_dir / KEY_FILE_NAME,
@@ -140,18 +144,32 @@ class AggregatorService(Service):
             chunk_vms=chunk_vms_for(descriptors),
             call_in_reactor=reactor.callFromThread,
             clock=clock,
-            known_vms=self._fleet.known_vms,
+            in_thread=deferToThread,
+            known_vms=self._known_vms(),
             turns=config.flush_turns,
         )
+        refused = self._identities.revocations.value
+        if remembered is not None:
+            refused = Revocations(later_of(remembered.below, refused.below), clones=refused.clones)
         self._forgetting = Forgetting(
-            self._identities.revocations.value,
+            refused,
             buffer=self._buffer,
             flusher=self._flusher,
             workers=self._workers,
             with_store=with_store(config.data_dir),
             in_thread=deferToThread,
             call_in_reactor=reactor.callFromThread,
+            clock=clock,
         )
+        self._recall = Recall(
+            self._buffer.lives,
+            write=self._recall_lives,
+            may_write=lambda: self._fleet.link.is_open and self._fleet.doubts.refused is None,
+            owe=self._flusher.owe,
+            refresh=self._identities.revocations.refresh,
+            in_thread=deferToThread,
+        )
+        self._flusher.on_newer_lives = self._recall.tell
         self._joining = make_joining(
             config,
             name=self._fleet.me.name,
@@ -268,6 +286,7 @@ class AggregatorService(Service):
         if self._stopping:
             return
         self._forgetting.start()
+        self._recall.read(self._identities.revocations.value)
         self._schedule.start()
         self._timers.every(_PRESSURE_S, self._schedule.look)
         self._timers.every(self._config.join_interval_s, self._join)
@@ -315,7 +334,7 @@ class AggregatorService(Service):
             self._flusher.flush().addErrback(lambda failure: self._log.failure("flush failed", failure))
 
     async def _replay(self) -> None:
-        records = await replay_journal(
+        replayed = await replay_journal(
             self._recovery.segments,
             journal=self._journal,
             buffer=self._buffer,
@@ -325,10 +344,12 @@ class AggregatorService(Service):
         )
         self._identities.flag_clones()
         self._recovering = False
-        if records or self._recovery.damaged_records or self._recovery.truncated_bytes:
+        if replayed.warning:
+            self._log.warn("{why}", why=replayed.warning)
+        if replayed.records or self._recovery.damaged_records or self._recovery.truncated_bytes:
             self._log.info(
                 "replayed {records} records; {damaged} damaged runs skipped, {torn} bytes of torn tail cut",
-                records=records,
+                records=replayed.records,
                 damaged=self._recovery.damaged_records,
                 torn=self._recovery.truncated_bytes,
             )
@@ -338,12 +359,25 @@ class AggregatorService(Service):
             return fail(ConnectionError("it has not answered since the start"))
         return in_daemon_thread(self._reactor, work)
 
-    def _forgotten(self, vm_id: str, life: int) -> Deferred[None]:
+    def _known_vms(self) -> Sequence[str]:
+        """Those that have had rows here, less those that were forgotten while this start was reading."""
+        known = self._fleet.known_vms
+        forgotten = {vm_id for vm_id, _ in lives_of(self._identities.revocations.value.below)}.intersection(known)
+        if not forgotten:
+            return known
+        forgotten.difference_update(self._fleet.writer.known_vms(sorted(forgotten)))
+        return [vm_id for vm_id in known if vm_id not in forgotten]
+
+    def _recall_lives(self, lives: Mapping[str, int]) -> list[str]:
+        return recall_lives(self._fleet.engine, lives, now_s=self._clock())
+
+    def _forgotten(self, vm_id: str, life: int) -> Deferred[bool]:
         self._identities.revocations.refresh()
         return self._forgetting.forget(vm_id, life)
 
     def _revocations_read(self, read: Revocations) -> None:
         self._forgetting.read(read)
+        self._recall.read(read)
 
     def _new_life(self, vm_id: str, life: int) -> None:
         self._forgetting.came_back(vm_id, life)

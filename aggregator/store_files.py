@@ -72,6 +72,17 @@ def delete_store(path: Path) -> bool:
     return existed
 
 
+def move_aside(path: Path, now_s: float) -> Path:
+    """Keeps a damaged store for a person, under the name that it returns. Raises OSError."""
+    aside = path.with_suffix(f".damaged-{int(now_s)}")
+    path.rename(aside)
+    # Left behind, it would be rolled back into the next store.
+    journal = Path(f"{path}-journal")
+    if journal.exists():
+        journal.rename(f"{aside}-journal")
+    return aside
+
+
 def connect_read_only(path: Path) -> sqlite3.Connection:
     """A connection to a store, or any SQLite file, that changes nothing that is committed; no transaction is open.
 

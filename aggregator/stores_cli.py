@@ -184,11 +184,12 @@ _Summaries = Callable[[], tuple[dict[str, int], set[str]]]
 def _summaries(data_dir: Path, fleet_url: str | None) -> _Summaries | None:
     """Reads what the fleet database has: the newest row of each VM at home here, and the VMs at home elsewhere.
 
-    A VM without a home is at home here if it has a store here, or as long as there is no node. One whose history
+    A VM without a home is at home here if its store here has rows, or as long as there is no node. One whose history
     another node may still have as a whole counts as at home there. None where there is no such database.
     """
     import sqlalchemy as sa  # noqa: PLC0415
 
+    from aggregator.check import newest_in_store  # noqa: PLC0415
     from aggregator.fleet import node as nodes  # noqa: PLC0415
     from aggregator.fleet import vm_summary  # noqa: PLC0415
     from aggregator.fleet_db import FILE_NAME, open_fleet_read_only, reading  # noqa: PLC0415
@@ -211,7 +212,7 @@ def _summaries(data_dir: Path, fleet_url: str | None) -> _Summaries | None:
         engine.dispose()
 
         def is_here(vm_id: str, home: str) -> bool:
-            return home == here if home else not has_nodes or store_path(data_dir, vm_id).exists()
+            return home == here if home else not has_nodes or newest_in_store(store_path(data_dir, vm_id)) is not None
 
         mine = {vm_id: newest_s for vm_id, newest_s, home, is_split in rows if not is_split and is_here(vm_id, home)}
         return mine, {row.vm_id for row in rows} - mine.keys()

@@ -14,16 +14,18 @@ import sqlalchemy as sa
 
 from aggregator.fleet import node as nodes
 from aggregator.fleet import vm_evidence, vm_part, vm_summary, vm_window
+from aggregator.fleet_errors import was_for_another
 from aggregator.generations import lives_by_vm
 from aggregator.homes import Home, Part, Placing, Whole, place, with_push_of
+from aggregator.lives import first_of, life_of
 from aggregator.parts import may_be_elsewhere
 from aggregator.summary import Heard, Summary
 from aggregator.summary_tables import OF_A_PUSH, Row, row_writer
 
 STATEMENT_S = 30.0  # a statement that takes longer, or waits so long for a lock, fails
 _MARK_BITS = 62
+_NAMED_AT_ONCE = 1_000  # VMs in one statement
 _TRIES = 5
-_TRY_AGAIN = frozenset({"40001", "40P01"})  # PostgreSQL's serialization_failure and deadlock_detected
 
 # The usual way to compress evidence costs the server more than all else of a summary, lz4 a fraction of that; not every
 # server was built with it.
@@ -34,6 +36,10 @@ _OF_A_TRANSACTION = (
 )
 
 
+_FORGOTTEN = (
+    "SELECT below_generation FROM revocation"  # noqa: S608
+    f" WHERE revocation.vm_id = vm_summary.vm_id AND below_generation >= {first_of(1)}"
+)
 _HEARD_OF_ONE = (
     "UPDATE vm_summary SET newest_s = ?, received_s = ?, skew_s = ?, updated_s = ?"
     " WHERE vm_id = ? AND node = ? AND newest_s <= ?"
@@ -83,7 +89,7 @@ class SummaryWriter:
         self._evidence = row_writer(vm_evidence, engine.dialect)
         ids = "= ANY(%s::text[])" if self._is_postgres else "IN (SELECT value FROM json_each(?))"
         lock = " ORDER BY vm_id FOR NO KEY UPDATE" if self._is_postgres else ""  # SQLite's transaction is alone anyway
-        columns = "vm_id, node, oldest_s, newest_s, received_s"
+        columns = f"vm_id, ({_FORGOTTEN}), node, oldest_s, newest_s, received_s"
         self._read_homes = f"SELECT {columns} FROM vm_summary WHERE vm_id {ids}{lock}"  # noqa: S608
         mark = "%s" if self._is_postgres else "?"
         self._read_here = f"SELECT vm_id FROM vm_summary WHERE vm_id {ids} AND node = {mark}"  # noqa: S608
@@ -95,7 +101,7 @@ class SummaryWriter:
         Raises: sqlalchemy.exc.SQLAlchemyError: the database is away; nothing of this call was written.
         """
         if summaries:
-            self.transaction(lambda connection: self._write(connection, summaries, now_s, doubts_all=False))
+            self.transaction(lambda connection: self._write(connection, summaries, now_s))
 
     def joined(self, wholes: Sequence[Whole], *, now_s: float) -> None:
         """Writes summaries whose stores took in parts, and deletes the notes of those parts.
@@ -116,7 +122,7 @@ class SummaryWriter:
             self._homes(connection, sorted({whole.summary.vm_id for whole in wholes}))
             if notes:
                 connection.execute(_GONE, notes)
-            self._write(connection, [whole.summary for whole in wholes], now_s, doubts_all=True)
+            self._write(connection, [whole.summary for whole in wholes], now_s)
 
         self.transaction(work)
 
@@ -136,19 +142,27 @@ class SummaryWriter:
             self.transaction(work)
         return elsewhere
 
-    def known_vms(self) -> list[str]:
+    def known_vms(self, among: Sequence[str] | None = None) -> list[str]:
         """VMs of which this node must have a history, since it is their home.
 
         Not those of which it has a part: their note stands for a while after the part has gone to their home. Nor those
         of which another's part ends no earlier than what the row tells of: this node may have been made their home
         (`aggregator.bequest`) and have nothing yet. Those without a home it has as long as there is no node: it is
         about to be the first. Later they are those of a node that was given up.
+
+        Args: among: only those of these; None: all.
         """
         with self._engine.connect() as connection:
             is_first = connection.scalar(sa.select(nodes.c.node).limit(1)) is None
             homes = ("", self._node) if is_first else (self._node,)
             mine = sa.select(vm_summary.c.vm_id).where(vm_summary.c.node.in_(homes), ~may_be_elsewhere())
-            return list(connection.execute(mine).scalars())
+            if among is None:
+                return list(connection.execute(mine).scalars())
+            return [
+                vm_id
+                for at in range(0, len(among), _NAMED_AT_ONCE)
+                for vm_id in connection.scalars(mine.where(vm_summary.c.vm_id.in_(among[at : at + _NAMED_AT_ONCE])))
+            ]
 
     def note_part(self, connection: sa.Connection, part: Part, now_s: float) -> None:
         """Notes what a node that is not the home holds of a VM, whose row the transaction has locked."""
@@ -185,9 +199,7 @@ class SummaryWriter:
                 if not left:
                     raise
             except sa.exc.DBAPIError as error:
-                # The pool's connections do not know that the server was started anew until they are used.
-                for_another = error.connection_invalidated or getattr(error.orig, "sqlstate", None) in _TRY_AGAIN
-                if not (left and for_another):
+                if not (left and was_for_another(error)):
                     raise
 
     def _note_heard(self, connection: sa.Connection, vms: Sequence[Heard], now_s: float) -> list[str]:
@@ -203,11 +215,9 @@ class SummaryWriter:
         here = set(connection.exec_driver_sql(self._read_here, (self._ids(ids), self._node)).scalars())
         return [vm_id for vm_id in ids if vm_id not in here]
 
-    def _write(
-        self, connection: sa.Connection, summaries: Sequence[Summary], now_s: float, *, doubts_all: bool
-    ) -> None:
-        homes = self._homes(connection, sorted({summary.vm_id for summary in summaries}))
-        summaries = self._without_forgotten(connection, summaries, homes, doubts_all=doubts_all)
+    def _write(self, connection: sa.Connection, summaries: Sequence[Summary], now_s: float) -> None:
+        homes, lives = self._homes(connection, sorted({summary.vm_id for summary in summaries}))
+        summaries = _without_forgotten(connection, summaries, homes, lives)
         newest: dict[str, Summary] = {}
         for summary in summaries:
             before = newest.get(summary.vm_id)
@@ -234,19 +244,6 @@ class SummaryWriter:
             connection, [(vm_id, summary.evidence_hour_s, summary.evidence) for vm_id, summary in evidence.items()]
         )
 
-    def _without_forgotten(
-        self, connection: sa.Connection, summaries: Sequence[Summary], homes: Mapping[str, Home], *, doubts_all: bool
-    ) -> Sequence[Summary]:
-        """Summaries of the lives that count; what was made before its VM was forgotten is let go of.
-
-        Of a VM that is at home here by its row this node knew when it wrote that: forgetting deletes the row.
-        """
-        doubtful = [
-            one for one in summaries if doubts_all or one.vm_id not in homes or homes[one.vm_id].node != self._node
-        ]
-        over = _forgotten(connection, doubtful)
-        return [one for one in summaries if (one.vm_id, one.life) not in over] if over else summaries
-
     def _write_rows(
         self, connection: sa.Connection, summaries: Sequence[Summary], homes: Mapping[str, Home], now_s: float
     ) -> None:
@@ -270,13 +267,32 @@ class SummaryWriter:
             own = sa.delete(vm_part).where(vm_part.c.node == self._node, vm_part.c.vm_id.in_(placing.returned))
             connection.execute(own)
 
-    def _homes(self, connection: sa.Connection, ids: list[str]) -> dict[str, Home]:
-        """Homes of those of the VMs that have a row, which is locked until the end of the transaction."""
+    def _homes(self, connection: sa.Connection, ids: list[str]) -> tuple[dict[str, Home], dict[str, int]]:
+        """Homes of those of the VMs that have a row, which is locked until the end of the transaction.
+
+        And the lives of those of them that were ever forgotten. A row that is still there when it is locked was not
+        deleted since the statement began, and forgetting deletes it: so these lives are those of now.
+        """
         found = connection.exec_driver_sql(self._read_homes, (self._ids(ids),)).all()
-        return {vm_id: Home(*rest) for vm_id, *rest in found}
+        homes = {vm_id: Home(*rest) for vm_id, _, *rest in found}
+        return homes, {vm_id: life_of(generation) for vm_id, generation, *_ in found if generation is not None}
 
     def _ids(self, ids: list[str]) -> list[str] | str:
         return ids if self._is_postgres else json.dumps(ids)
+
+
+def _without_forgotten(
+    connection: sa.Connection, summaries: Sequence[Summary], homes: Mapping[str, Home], lives: Mapping[str, int]
+) -> Sequence[Summary]:
+    """Summaries of the lives that count; what was made before its VM was forgotten is let go of.
+
+    A row says nothing of that, whosever it is: the VM may have come back elsewhere, and this node have become its home.
+
+    Args: homes, lives: of the VMs that have a row.
+    """
+    over = _forgotten(connection, [one for one in summaries if one.vm_id not in homes])
+    over |= {(one.vm_id, one.life) for one in summaries if one.life < lives.get(one.vm_id, 0)}
+    return [one for one in summaries if (one.vm_id, one.life) not in over] if over else summaries
 
 
 def _forgotten(connection: sa.Connection, summaries: Sequence[Summary]) -> set[tuple[str, int]]:

@@ -167,6 +167,7 @@ class ChunkResult(NamedTuple):
         failures: VM -> why its store could not take its rows now; they are still owed.
         lost_stores: VM -> what became of a store that was damaged or gone.
         inserted, duplicates, conflicts: rows.
+        newer_lives: VM -> life of its store, where that is after the one of its rows: they were let go of.
     """
 
     summaries: list[Summary]
@@ -175,3 +176,4 @@ class ChunkResult(NamedTuple):
     inserted: int
     duplicates: int
     conflicts: int
+    newer_lives: dict[str, int]

@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from aggregator.catalogue import Catalogue, VmRecord
 
 _PAGE = 1_000
-_FORGET_ANSWERS = frozenset({204, 404})
+_UNKNOWN = "no such VM"
+_FORGET_ANSWERS = frozenset({202, 204, 404})
 
 
 def add_parsers(subparsers: Any) -> None:
@@ -80,7 +81,7 @@ def _show(options: argparse.Namespace) -> int:
     with readable(options) as catalogue:
         record = catalogue.vm(options.vm)
     if record is None:
-        complain(f"{options.vm}: no such VM")
+        complain(f"{options.vm}: {_UNKNOWN}")
         return EXIT_FAILED
     if options.json:
         say(msgspec.json.encode(record).decode())
@@ -108,27 +109,28 @@ def _forget(options: argparse.Namespace) -> int:
     code = 0
     with writable(options) as catalogue:
         for vm_id in [record.vm for record in all_vms(catalogue)] if chosen is None else chosen:
-            known = _forget_through_daemon(data_dir, vm_id)
-            if known is None:
-                known = _forget_here(catalogue, data_dir, vm_id)
-            if known:
+            problem = _forget_one(catalogue, data_dir, vm_id)
+            if problem is None:
                 say(f"forgot {vm_id}")
             else:
-                complain(f"{vm_id}: no such VM")
+                complain(f"{vm_id}: {problem}")
                 code = EXIT_FAILED
     return code
 
 
-def _forget_through_daemon(data_dir: Path, vm_id: str) -> bool | None:
-    """Asks the aggregator that runs on this data directory. None: there is none; False: it does not know the VM."""
+def _forget_one(catalogue: Catalogue, data_dir: Path, vm_id: str) -> str | None:
+    """Through the aggregator that runs on this data directory, if one does. None: forgotten; else what is not."""
     from aggregator.daemon_door import ask_daemon  # noqa: PLC0415
 
     # Two at once on one store is worse than an error: one that does not answer may be at work on this VM.
     status = ask_daemon(data_dir, "DELETE", f"/v1/vms/{vm_id}", of=_FORGET_ANSWERS)
-    return None if status is None else status == 204
+    if status is None:
+        return _forget_here(catalogue, data_dir, vm_id)
+    stays = "forgotten, but its store here could not be deleted: the aggregator's log says why, and it tries again"
+    return {202: stays, 404: _UNKNOWN}.get(status)
 
 
-def _forget_here(catalogue: Catalogue, data_dir: Path, vm_id: str) -> bool:
+def _forget_here(catalogue: Catalogue, data_dir: Path, vm_id: str) -> str | None:
     from aggregator.catalogue import UnknownVmError  # noqa: PLC0415
     from aggregator.store_files import store_path  # noqa: PLC0415
     from aggregator.store_life import drop_life  # noqa: PLC0415
@@ -136,11 +138,9 @@ def _forget_here(catalogue: Catalogue, data_dir: Path, vm_id: str) -> bool:
     try:
         life = catalogue.forget(vm_id, now_s=time.time())
     except UnknownVmError:
-        return False
-    dropped = drop_life(store_path(data_dir, vm_id), life)
-    if dropped.problem is not None:
-        complain(f"{vm_id}: the aggregator deletes its store at its next start: {dropped.problem}")
-    return True
+        return _UNKNOWN
+    problem = drop_life(store_path(data_dir, vm_id), life).problem
+    return problem and f"forgotten, but the aggregator must delete its store, which it does when it starts: {problem}"
 
 
 def chosen_vms(command: str, vms: list[str], *, everything: bool) -> list[str] | None:

@@ -25,10 +25,13 @@ from aggregator.store_files import (
     StoreError,
     as_store_error,
     connect_read_only,
+    delete_store,
+    move_aside,
     read_through,
     store_file,
     store_path,
 )
+from aggregator.store_life import read_life
 from aggregator.summary import ChunkResult, LostStore, Summary, Taken, WorkerSettings, flags_of
 from aggregator.windows import DAILY_DAYS, Windows, read_figures, rebuild
 
@@ -59,14 +62,20 @@ class FlushWorker:
             now_s: when this flush was taken, on the aggregator's clock.
             may_forget: False while the clock is in doubt: nothing is deleted then.
         """
-        result = ChunkResult([], {}, {}, 0, 0, 0)
+        result = ChunkResult([], {}, {}, 0, 0, 0, {})
         works: list[Work] = []
         tables = split(rollup.quantise(b"".join(share.rows for share in shares)), shares)
         for share, rows in zip(shares, tables, strict=True):
             try:
-                works.append(self._open(share, rows, now_s, result.lost_stores))
+                opened = self._open(share, rows, now_s, result.lost_stores)
             except StoreError as error:
                 result.failures[share.vm_id] = str(error)
+                continue
+            if opened is None:
+                continue
+            works.append(opened)
+            if opened.share.life > share.life:
+                result.newer_lives[share.vm_id] = opened.share.life
         try:
             self._compute(works, now_s, result)
             done: list[tuple[Work, Windows | None, bytes | None, Summary]] = []
@@ -98,9 +107,12 @@ class FlushWorker:
             result.summaries.append(summary._replace(figures=mine, evidence=evidence))
         return result._replace(inserted=inserted, duplicates=duplicates, conflicts=conflicts)
 
-    def _open(self, share: Taken, rows: Ints, now_s: float, lost_stores: dict[str, LostStore]) -> Work:
+    def _open(self, share: Taken, rows: Ints, now_s: float, lost_stores: dict[str, LostStore]) -> Work | None:
+        """None where there is nothing to store or to tell. Raises StoreError."""
         path = store_file(self._settings.data_dir, share.vm_id)
         try:
+            if not (share.rows or share.conflicts) and _has_nothing(Path(path), share):
+                return None
             work = self._read(path, share, rows)
         except (sqlite3.Error, OSError, ValueError) as error:
             trouble = self._trouble(Path(path), error)
@@ -157,13 +169,8 @@ class FlushWorker:
         sound = self._look_again(path, share, rows)
         if sound is not None:
             return sound
-        aside = path.with_suffix(f".damaged-{int(now_s)}")
         try:
-            path.rename(aside)
-            # Left behind, it would be rolled back into the new store.
-            journal = Path(f"{path}-journal")
-            if journal.exists():
-                journal.rename(f"{aside}-journal")
+            aside = move_aside(path, now_s)
             work = self._read(path, share, rows)
         except (sqlite3.Error, OSError) as error:
             raise as_store_error(error) from error
@@ -341,6 +348,22 @@ class FlushWorker:
             return evidence
         # A summary that is owed is owed whole.
         return None if work.share.rows and not work.share.wants_figures else windows.encode()
+
+
+def _has_nothing(path: Path, share: Taken) -> bool:
+    """Whether no store is to be opened, and so begun, of a VM that brings no rows; one of a life before goes.
+
+    Raises: as `Store`.
+    """
+    if not path.exists():
+        return not share.had_history
+    if not share.life:
+        return False
+    with closing(connect_read_only(path)) as connection:
+        if read_life(connection) >= share.life:
+            return False
+    delete_store(path)
+    return True
 
 
 def _save_hours(work: Work, open_hour: int) -> None:

@@ -73,9 +73,9 @@ def drop_part(vm_id: str, mark: str) -> Dropped:
     return drop_store(store_path(_known_settings().data_dir, vm_id), mark)
 
 
-def drop_forgotten(vm_id: str, life: int) -> Dropped:
+def drop_forgotten(vm_id: str, life: int, keep_doubtful_s: float | None) -> Dropped:
     """Called in a worker process, as `drop_part`; see `store_life.drop_life`."""
-    return drop_life(store_path(_known_settings().data_dir, vm_id), life)
+    return drop_life(store_path(_known_settings().data_dir, vm_id), life, keep_doubtful_s=keep_doubtful_s)
 
 
 def _part_joiner() -> PartJoiner:

@@ -64,12 +64,13 @@ def read_holdings(
     Args: now_s, machine: Unix seconds of this machine's clock: as of when, and how it is read.
     """
     ahead, rows = ahead_s(connection, machine), _node_rows(connection)
-    troubles = node_problems(NodeTable(nodes=tuple(map(node_of, rows)), now_s=now_s - ahead))
+    home_vms = count_homes(connection)
+    troubles = node_problems(NodeTable(nodes=tuple(map(node_of, rows)), now_s=now_s - ahead), home_vms)
     found = {
         node.name: Holding(node=node, troubles=troubles.get(node.name, ()))
         for node in (_node(row, ahead) for row in rows)
     }
-    for name, count in count_homes(connection).items():
+    for name, count in home_vms.items():
         found[name] = replace(found.get(name) or Holding(node=Node(name=name)), home_vms=count)
     waiting = sa.select(parts.c.node, parts.c.problem, sa.func.count()).group_by(parts.c.node, parts.c.problem)
     problems: dict[str, list[tuple[str, int]]] = {}

@@ -78,6 +78,7 @@ class House:
     since: list[float] = field(default_factory=list)
     pages: list[dict[str, object]] = field(default_factory=list)
     forgotten: list[str] = field(default_factory=list)
+    store_stays: bool = False
     flush: Callable[[], Deferred[Mapping[str, object]]] = lambda: succeed({"vms": 3})
     failure: Exception | None = None
     parts: PartSource | None = None
@@ -100,10 +101,10 @@ class House:
         proofs = ProofCheck(TOKEN, me=Me(), clock=lambda: NOW_S)
         self.site = make_admin_site(self.sources, token=TOKEN, reactor=self.clock, proofs=proofs)
 
-    def _forgotten(self, vm_id: str, life: int) -> Deferred[None]:
+    def _forgotten(self, vm_id: str, life: int) -> Deferred[bool]:
         self.forgotten.append(vm_id)
         assert life > 0
-        return succeed(None)
+        return succeed(not self.store_stays)
 
     def _flush(self, _all_figures: bool) -> Deferred[Mapping[str, object]]:
         return self.flush()

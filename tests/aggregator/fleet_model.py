@@ -281,14 +281,16 @@ class Node:
         self.fleet.jobs.append(job)
 
     def _flush(self, chunk: list[Taken]) -> ChunkResult:
-        result = ChunkResult([], {}, {}, 0, 0, 0)
+        result = ChunkResult([], {}, {}, 0, 0, 0, {})
         for share in chunk:
             if self._begin_life(share.vm_id, share.life):
                 share = share._replace(had_history=False)  # noqa: PLW2901
             if share.had_history and share.vm_id not in self.stores:
                 self.lost.add(share.vm_id)
                 result.lost_stores[share.vm_id] = LostStore("gone", None)
-            if share.rows and share.life == self.lives[share.vm_id]:
+            if share.life < self.lives[share.vm_id]:
+                result.newer_lives[share.vm_id] = self.lives[share.vm_id]
+            elif share.rows:
                 self.stores.setdefault(share.vm_id, set()).update(times_of(share.rows))
             if self.stores.get(share.vm_id):
                 result.summaries.append(self._summary(share.vm_id, share.received_s))
@@ -301,7 +303,7 @@ class Node:
         self.lives[vm_id] = life
         return self.stores.pop(vm_id, None) is not None
 
-    def _drop_forgotten(self, vm_id: str, life: int) -> Dropped:
+    def _drop_forgotten(self, vm_id: str, life: int, _keep_doubtful_s: float | None) -> Dropped:
         if vm_id in self.stores and self.lives[vm_id] >= life:
             return Dropped(is_gone=False)
         self.stores.pop(vm_id, None)

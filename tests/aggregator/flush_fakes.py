@@ -90,6 +90,7 @@ class FakeWorkers:
 
     Attributes:
         broken: VM -> why its store cannot be written.
+        newer: VM -> life of its store, which is after that of its rows.
         forgot: `may_forget` of each chunk.
         old: VMs are known for a month, else for an hour.
         spares_figures: summaries of VMs that push have none unless they are wanted.
@@ -101,6 +102,7 @@ class FakeWorkers:
     stores: dict[str, dict[int, bytes]] = field(default_factory=dict)
     broken: dict[str, str] = field(default_factory=dict)
     lost: dict[str, LostStore] = field(default_factory=dict)
+    newer: dict[str, int] = field(default_factory=dict)
     chunks: list[tuple[int, list[Taken]]] = field(default_factory=list)
     forgot: list[bool] = field(default_factory=list)
     spares_figures: bool = False
@@ -128,10 +130,11 @@ class FakeWorkers:
 
     def _store(self, chunk: list[Taken]) -> ChunkResult:
         failures = {share.vm_id: self.broken[share.vm_id] for share in chunk if share.vm_id in self.broken}
-        result = ChunkResult([], failures, dict(self.lost), 0, 0, 0)
+        newer = {share.vm_id: self.newer[share.vm_id] for share in chunk if share.vm_id in self.newer}
+        result = ChunkResult([], failures, dict(self.lost), 0, 0, 0, newer)
         inserted = 0
         for share in chunk:
-            if share.vm_id in failures:
+            if share.vm_id in failures or share.vm_id in self.newer:
                 continue
             store = self.stores.setdefault(share.vm_id, {})
             for at in range(0, len(share.rows), ROW_BYTES):

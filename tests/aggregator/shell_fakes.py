@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from aggregator.__main__ import build_parser
 from aggregator.catalogue import Catalogue, VmRecord
@@ -33,14 +34,18 @@ class Shell:
             return int(str(stopped.code)), *self._capture.readouterr()
         return options.command(options), *self._capture.readouterr()
 
-    def with_catalogue(self, work: Callable[[Catalogue], Any]) -> Any:
+    def with_engine(self, work: Callable[[sa.Engine], Any]) -> Any:
         """What `work` returns, on an engine of its own."""
         engine = open_fleet(None, self.data_dir)
         migrate(engine)
         try:
-            return work(Catalogue(engine))
+            return work(engine)
         finally:
             engine.dispose()
+
+    def with_catalogue(self, work: Callable[[Catalogue], Any]) -> Any:
+        """What `work` returns, on an engine of its own."""
+        return self.with_engine(lambda engine: work(Catalogue(engine)))
 
     def record(self, vm_id: str) -> VmRecord | None:
         """The VM as the database has it now."""

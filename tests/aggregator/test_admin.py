@@ -22,9 +22,11 @@ from aggregator.admin_site import MAX_BODY_BYTES, REQUEST_DEADLINE_S
 from aggregator.catalogue import Catalogue, Labels
 from aggregator.enrolment import Enrolment
 from aggregator.fleet_db import migrate, open_fleet
+from aggregator.nodes import Nodes
 from aggregator.problems import Problem, Refused
 from aggregator.store_files import StoreError
 from tests.aggregator.admin_fakes import AUTHORISED, NOW_S, TOKEN, House, new_failure, parse
+from tests.aggregator.node_fakes import node
 
 
 @pytest.fixture
@@ -283,6 +285,23 @@ def test_forgetting_deletes_the_rows_and_tells_the_rest(house: House) -> None:
     assert [found.vm for found in house.catalogue.vms()] == ["b", "c"]
     assert house.ask("DELETE", "/v1/vms/a").status == 404
     assert house.forgotten == ["a"]
+
+
+def test_a_store_that_outlives_a_forgetting_is_told(house: House) -> None:
+    """202 and no path: the rows are gone, what is on the disk not yet."""
+    house.store_stays = True
+    answer = house.ask("DELETE", "/v1/vms/a")
+    assert (answer.status, answer.json["vm"], "could not be deleted" in answer.json["problem"]) == (202, "a", True)
+    assert house.ask("DELETE", "/v1/vms/a").status == 404
+
+
+def test_aggregators_that_know_no_lives_hold_a_forgetting_up(house: House) -> None:
+    """409 with their names, and nothing is deleted here either."""
+    Nodes(house.catalogue._engine).register(node("agg-old", revision="0003"), None)
+    answer = house.ask("DELETE", "/v1/vms/a")
+    assert (answer.status, answer.json["type"]) == (409, "urn:fallow:problem:older-nodes")
+    assert "agg-old (0003)" in answer.json["detail"]
+    assert (house.forgotten, house.ask("GET", "/v1/vms/a").status) == ([], 200)
 
 
 # Trouble.

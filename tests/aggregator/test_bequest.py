@@ -82,8 +82,8 @@ def test_heir_is_there_to_stay(changed: dict[str, object]) -> None:
     assert find_heirs(table(leaving, doubtful, good), "a") == ["c"]
     assert why_kept(table(leaving, good), "a") is None
     assert "no other aggregator" in str(why_kept(table(leaving, doubtful), "a"))
-    assert "no other aggregator" in " ".join(node_problems(table(leaving, doubtful))["a"])
-    assert "a" not in node_problems(table(leaving, good))
+    assert "no other aggregator" in " ".join(node_problems(table(leaving, doubtful), {})["a"])
+    assert "a" not in node_problems(table(leaving, good), {})
 
 
 def test_who_cannot_be_asked_bequeaths_nothing() -> None:

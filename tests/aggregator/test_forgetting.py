@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import msgspec
@@ -26,6 +27,7 @@ class Bench:
         self.told: list[str] = []
         self.asked: list[tuple[str, int]] = []
         self.waiting: list[Callable[[Dropped], None]] = []
+        self.kept: list[float | None] = []
         self.forgetting = Forgetting(
             revocations or Revocations(),
             buffer=self.buffer,
@@ -34,6 +36,7 @@ class Bench:
             with_store=lambda vm_ids: [vm_id for vm_id in vm_ids if vm_id in stores],
             in_thread=self._in_thread,
             call_in_reactor=lambda call, *arguments: call(*arguments),
+            clock=lambda: NOW_S,
         )
 
     def _came_back(self, vm_id: str, life: int) -> None:
@@ -49,7 +52,8 @@ class Bench:
         assert isinstance(work, partial)
         assert work.func is drop_forgotten
         assert work.args[0] == vm_id
-        self.asked.append(work.args)
+        self.asked.append(work.args[:2])
+        self.kept.append(work.args[2])
         self.waiting.append(done)
 
     def work(self, dropped: Dropped | None = None) -> None:
@@ -102,7 +106,7 @@ def test_a_vm_that_came_back_keeps_what_it_pushed() -> None:
 
 
 def test_a_store_that_cannot_be_deleted_is_tried_again() -> None:
-    """When the database is read next, as often as it takes; by the life that counts by then."""
+    """When the database is read next, and then ever less often; by the life that counts by then."""
     bench = Bench()
     bench.forgetting.read(forgotten(a=1))
     bench.work(Dropped(is_gone=False, problem="no"))
@@ -111,21 +115,49 @@ def test_a_store_that_cannot_be_deleted_is_tried_again() -> None:
     assert bench.asked == [("a", 1), ("a", 2)]
     bench.work(Dropped(is_gone=False, problem="no"))
     bench.forgetting.read(forgotten(a=2))
-    bench.work()
-    bench.forgetting.read(forgotten(a=2))
     assert bench.asked == [("a", 1), ("a", 2), ("a", 2)]
+    tries: list[int] = []
+    for reading in range(300):
+        if bench.waiting:
+            tries.append(reading)
+        bench.work(Dropped(is_gone=False, problem="no"))
+        bench.forgetting.read(forgotten(a=2))
+    assert [after - before for before, after in pairwise(tries)] == [2, 4, 8, 16, 32, 64, 64, 64]
+    bench.forgetting.read(forgotten(a=3))
+    bench.work()
+    asked = len(bench.asked)
+    for _ in range(300):
+        bench.forgetting.read(forgotten(a=3))
+    assert len(bench.asked) == asked
 
 
 def test_an_admin_waits_until_the_store_is_gone() -> None:
-    """Or until it could not be deleted for now."""
+    """Or until it could not be deleted for now, which is told."""
     bench = Bench()
     bench.push("a", 0)
-    done = bench.forgetting.forget("a", 1)
-    assert (bench.buffer.vm_ids(), bench.told, done.called) == ([], ["a"], False)
+    outcome: list[bool] = []
+    bench.forgetting.forget("a", 1).addCallback(outcome.append)
+    assert (bench.buffer.vm_ids(), bench.told, outcome) == ([], ["a"], [])
     bench.work(Dropped(is_gone=False, problem="no"))
-    assert done.called
+    assert outcome == [False]
+    bench.forgetting.forget("b", 1).addCallback(outcome.append)
+    bench.work()
+    assert outcome == [False, True]
     bench.forgetting.read(forgotten(a=1))
-    assert bench.asked == [("a", 1), ("a", 1)]
+    assert bench.asked == [("a", 1), ("b", 1), ("a", 1)]
+
+
+def test_only_a_life_that_begins_here_has_no_store_yet() -> None:
+    """A damaged store is deleted at that moment alone: later, or once the VM is back, it may be of the new life."""
+    bench = Bench()
+    bench.forgetting.forget("a", 1)
+    bench.push("b", 1)
+    bench.work()
+    bench.forgetting.forget("b", 1)
+    bench.work()
+    bench.forgetting.read(forgotten(a=1, b=1, c=1))
+    assert bench.asked == [("a", 1), ("b", 1), ("b", 1), ("c", 1)]
+    assert bench.kept == [None, NOW_S, NOW_S, NOW_S]
 
 
 def test_a_fleet_that_is_forgotten_does_not_hold_up_flushes() -> None:

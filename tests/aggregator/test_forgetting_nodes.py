@@ -12,9 +12,10 @@ import pytest_twisted
 from twisted.internet import reactor as the_reactor
 from twisted.internet.task import deferLater
 
-from aggregator.nodes import Nodes
+from aggregator.nodes import Nodes, NodeState
 from aggregator.store_files import store_path
 from tests.aggregator.door_fakes import TS
+from tests.aggregator.node_fakes import node
 from tests.aggregator.service_fakes import House
 from tests.aggregator.test_joining import PATIENCE_S, VM, Fleet, fleet_of_two
 from tests.postgres import postgres_database
@@ -130,3 +131,33 @@ async def test_row_35_a_forgotten_node_that_comes_back_tells_of_its_histories(
         assert [holder for holder, _ in fleet.parts()] == ["b"]
         await fleet.joiner("a").round()
         assert (fleet.stored("a"), fleet.parts()) == ([0, 1], [])
+
+
+@pytest_twisted.ensureDeferred
+async def test_row_42_nothing_is_forgotten_beside_an_older_aggregator(postgres_url: str, tmp_path: Path) -> None:
+    """409 that names it, from any node, and all stays; once it is gone from the table the VM is forgotten."""
+    async with fleet_of_two(tmp_path, postgres_url) as fleet:
+        await fleet.sent("b", 0)
+        Nodes(fleet.engine).register(node("agg-old", revision="0003", state=NodeState.STOPPED), None)
+        for name in ("a", "b"):
+            refused = await fleet.nodes[name].admin("DELETE", f"/v1/vms/{VM}")
+            assert (refused.status, refused.reason) == (409, "older-nodes")
+        assert (has_store(fleet, "b"), fleet.rows("SELECT vm_id FROM vm_summary")) == (True, [(VM,)])
+        Nodes(fleet.engine).forget("agg-old", fleet.clock.now_s)
+        await forget(fleet, "a")
+        assert (await fleet.nodes["a"].admin("DELETE", f"/v1/vms/{VM}")).status == 404
+
+
+@pytest.mark.parametrize("asked", ["a", "b"])
+@pytest_twisted.ensureDeferred
+async def test_row_17_a_damaged_store_of_a_forgotten_vm_goes(postgres_url: str, tmp_path: Path, asked: str) -> None:
+    """Its node deletes it where it is asked itself, and moves it aside where it hears of it later."""
+    async with fleet_of_two(tmp_path, postgres_url) as fleet:
+        await fleet.sent("b", 0)
+        path = store_path(fleet.directory / "b", VM)
+        path.write_bytes(bytes(100) + path.read_bytes()[100:])
+        await forget(fleet, asked)
+        await reread(fleet.nodes["b"])
+        await reached(lambda: not path.exists())
+        left = [one.name for one in path.parent.iterdir() if ".damaged-" in one.name and "-journal" not in one.name]
+        assert len(left) == (asked == "a")

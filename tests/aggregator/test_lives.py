@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from aggregator.buffer import Buffer
 from aggregator.decode import Push
 from aggregator.lives import MAX_LIFE, Lives, first_of, is_spent, life_of, lives_of
-from aggregator.part_file import drop_store, read_part
+from aggregator.part_file import Dropped, drop_store, read_part
 from aggregator.store_files import read_samples, store_path
 from aggregator.store_life import drop_life
 from aggregator.tokens import MAX_GENERATION
@@ -136,20 +137,42 @@ def test_a_store_begun_in_a_later_life_is_not_begun_again(tmp_path: Path) -> Non
     assert (list(result.lost_stores), times(tmp_path)) == ([VM], [1])
 
 
+def test_a_worker_says_of_which_life_a_store_is_that_is_after_its_rows(tmp_path: Path) -> None:
+    """Whoever gave them counts them as dropped; it learns of the life from a store that it asks for a summary too."""
+    worker = FlushWorker(settings(tmp_path))
+    assert flush(worker, share(VM, rows(0), life=2)).newer_lives == {}
+    assert flush(worker, share(VM, rows(1), life=1), share("other", rows(1), life=1)).newer_lives == {VM: 2}
+    assert flush(worker, share(VM, b"", had_history=True)).newer_lives == {VM: 2}
+    assert flush(worker, share(VM, rows(2), life=3)).newer_lives == {}
+
+
+@pytest.mark.parametrize("is_stored", [False, True])
+def test_a_summary_that_is_owed_of_a_forgotten_vm_begins_no_store(tmp_path: Path, is_stored: bool) -> None:
+    """There is nothing to tell: what is of before goes, and no store without rows stays."""
+    worker, path = FlushWorker(settings(tmp_path)), store_path(tmp_path, VM)
+    if is_stored:
+        flush(worker, share(VM, rows(0)))
+    result = flush(worker, share(VM, b"", wants_figures=True, had_history=is_stored, life=1))
+    assert (path.exists(), result.summaries, result.failures, result.lost_stores) == (False, [], {}, {})
+    flush(worker, share(VM, rows(1), life=1))
+    result = flush(worker, share(VM, b"", wants_figures=True, life=1))
+    assert ([one.life for one in result.summaries], times(tmp_path)) == ([1], [1])
+
+
 def test_dropping_a_life_leaves_the_next(tmp_path: Path) -> None:
     """What is of before goes, and twice is once; what was begun since stays."""
     worker = FlushWorker(settings(tmp_path))
     path = store_path(tmp_path, VM)
     flush(worker, share(VM, rows(0), life=1))
-    assert tuple(drop_life(path, 1)) == (False, None)
+    assert drop_life(path, 1) == Dropped(is_gone=False)
     assert times(tmp_path) == [0]
     for _ in range(2):
-        assert tuple(drop_life(path, 2)) == (True, None)
+        assert drop_life(path, 2) == Dropped(is_gone=True)
         assert not path.exists()
 
 
 def test_row_17_a_flipped_bit_is_no_other_life(tmp_path: Path) -> None:
-    """The rows of a store whose life cannot be read are neither dropped nor added to: it is moved aside as damaged."""
+    """The rows of a store whose life cannot be read are neither deleted nor added to: it is moved aside as damaged."""
     worker = FlushWorker(settings(tmp_path))
     path = store_path(tmp_path, VM)
     flush(worker, share(VM, rows(0), life=1))
@@ -158,12 +181,46 @@ def test_row_17_a_flipped_bit_is_no_other_life(tmp_path: Path) -> None:
         body = bytearray(sound)
         body[68 + bit // 8] ^= 1 << bit % 8
         path.write_bytes(body)
-        dropped = drop_life(path, 2)
-        assert not dropped.is_gone
-        assert "its life is not what was written" in str(dropped.problem)
+        dropped = drop_life(path, 2, keep_doubtful_s=NOW_S)
+        assert (dropped.is_gone, dropped.problem, path.exists()) == (True, None, False)
+        assert Path(str(dropped.aside)).read_bytes() == body
+    path.write_bytes(body)
     result = flush(worker, share(VM, rows(1), had_history=True, life=1))
     assert list(result.lost_stores) == [VM]
     assert times(tmp_path) == [1]
+
+
+def damaged(sound: bytes) -> Iterator[bytes]:
+    """A store with a header of zeros or of noise, of a size of pages that is none, cut short, with a flipped life."""
+    yield bytes(100) + sound[100:]
+    yield b"noise" * 20 + sound[100:]
+    yield sound[:16] + b"\x10\x01" + sound[18:]
+    yield sound[:2_000]
+    yield sound[:68] + b"\x00\x01" + sound[70:]
+
+
+@pytest.mark.parametrize("case", range(5))
+@pytest.mark.parametrize("is_begun_now", [False, True])
+def test_row_17_a_damaged_store_of_a_forgotten_vm_does_not_stay(tmp_path: Path, case: int, is_begun_now: bool) -> None:
+    """It is deleted where it cannot be of the life that just began; else it may be, and is moved aside."""
+    path = store_path(tmp_path, VM)
+    flush(FlushWorker(settings(tmp_path)), share(VM, rows(0)))
+    body = list(damaged(path.read_bytes()))[case]
+    path.write_bytes(body)
+    dropped = drop_life(path, 1, keep_doubtful_s=None if is_begun_now else NOW_S)
+    assert (dropped.is_gone, dropped.problem) == (True, None)
+    left = {one.name: one.read_bytes() for one in path.parent.iterdir() if not one.name.endswith("-journal")}
+    assert left == ({} if is_begun_now else {f"{VM}.damaged-{int(NOW_S)}": body})
+    assert not Path(f"{path}-journal").exists()
+
+
+def test_row_12_a_store_that_cannot_be_read_now_is_no_damage(tmp_path: Path) -> None:
+    """A lock, or a disk that does not give its bytes: the store stays as it is, and why is told."""
+    path = store_path(tmp_path, VM)
+    path.mkdir(parents=True)
+    dropped = drop_life(path, 1, keep_doubtful_s=NOW_S)
+    assert (dropped.is_gone, dropped.aside, path.is_dir()) == (False, None, True)
+    assert dropped.problem
 
 
 # Joining.

@@ -174,6 +174,35 @@ def test_row_35_a_forgotten_node_leaves_no_vm_without_what_is_left(engine: sa.En
     assert [one.node for one in nodes.all()] == ["agg-1"]
 
 
+class Deadlock(Exception):
+    """As the driver of PostgreSQL tells of one."""
+
+    sqlstate = "40P01"
+
+
+@pytest.mark.parametrize(("deadlocks", "is_forgotten"), [(1, True), (4, True), (5, False)])
+def test_forgetting_a_node_is_tried_again_after_a_deadlock(
+    engine: sa.Engine, nodes: Nodes, deadlocks: int, is_forgotten: bool
+) -> None:
+    """Writers of summaries lock parts in another order, and one of both is chosen to fail; each try is whole."""
+    nodes.register(node("lost", seen_s=NOW_S - 61.0), NEVER)
+    add_vm(engine, "moved", "lost", agg_2=70)
+    left = [sa.exc.OperationalError("DELETE", {}, Deadlock())] * deadlocks
+
+    def fail(_connection: object, _cursor: object, statement: str, *_rest: object) -> None:
+        if left and statement.startswith("DELETE FROM node"):
+            raise left.pop()
+
+    sa.event.listen(engine, "before_cursor_execute", fail)
+    if is_forgotten:
+        assert nodes.forget("lost", NOW_S) == 1
+    else:
+        with pytest.raises(sa.exc.OperationalError):
+            nodes.forget("lost", NOW_S)
+    assert homes(engine) == {"moved": "agg-2" if is_forgotten else "lost"}
+    assert [one.node for one in nodes.all()] == ([] if is_forgotten else ["lost"])
+
+
 @pytest.mark.parametrize("engine", [pytest.param("postgresql", marks=pytest.mark.real)], indirect=True)
 @pytest.mark.parametrize("slow_s", [70.0, -70.0])
 def test_a_node_whose_clock_is_wrong_is_there_while_it_runs(engine: sa.Engine, slow_s: float) -> None:

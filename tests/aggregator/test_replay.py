@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Awaitable, Iterator
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from twisted.internet.defer import Deferred, succeed
 
 from agent.settings import ConfigError
 from aggregator.record import encode_record
-from aggregator.replay import replay_journal
+from aggregator.replay import Replay, replay_journal
 from tests.aggregator.flush_fakes import NOW_S, TS, FlushBench, NotedPending, push
 
 Row = tuple[str, int]
@@ -34,7 +35,7 @@ def start(
     *,
     pauses: list[float] | None = None,
     stop_after: int | None = None,
-) -> Deferred[int]:
+) -> Deferred[Replay]:
     """Begins a replay; every pause is over at once, and it is told to stop after so many of them."""
     seen = [] if pauses is None else pauses
 
@@ -54,11 +55,15 @@ def start(
     )
 
 
-def outcome(replayed: Deferred[int]) -> int:
-    found: list[int] = []
+def ended(replayed: Deferred[Replay]) -> Replay:
+    found: list[Replay] = []
     replayed.addCallback(found.append)
     assert found, "the replay has not ended"
     return found[0]
+
+
+def outcome(replayed: Deferred[Replay]) -> int:
+    return ended(replayed).records
 
 
 @given(
@@ -165,6 +170,26 @@ def test_a_replay_twice_changes_nothing(tmp_path: Path) -> None:
             TS: push("a", TS).rows,
             TS + 60: push("a", TS + 60).rows,
         }
+
+
+def of_version_1(record: bytes) -> bytes:
+    """The record as the version before lives wrote it: without its token's generation."""
+    head = struct.Struct("<BBddQHBH").size
+    return b"\x01" + record[1:head] + record[head + 4 :]
+
+
+def test_row_42_what_an_older_version_took_of_a_forgotten_vm_is_told(tmp_path: Path) -> None:
+    """Nobody can tell which of it came with a token of after: it is dropped, counted and named; the rest is kept."""
+    bench = FlushBench(NotedPending(tmp_path / "summaries.pending"))
+    bench.buffer.lives.learn("a", 1)
+    records = [encode_record(push("a", TS, TS + 60), NOW_S), encode_record(push("b", TS), NOW_S)]
+    replayed = ended(start(bench, {1: [of_version_1(records[0]), of_version_1(records[1]), records[0]]}))
+    assert replayed == Replay(records=3, doubtful={"a": 2})
+    assert str(replayed.warning).startswith("dropped 2 samples of 1 VMs that were forgotten since: a. ")
+    assert bench.buffer.unstored_rows == 1
+    many = Replay(records=0, doubtful={f"vm-{number}": 1 for number in range(20)})
+    assert str(many.warning).count("vm-") == 10
+    assert ended(start(bench, {1: [records[0]]})).warning is None
 
 
 def test_row_42_a_record_of_another_version_is_refused_loudly(tmp_path: Path) -> None:

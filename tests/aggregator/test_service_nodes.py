@@ -237,21 +237,24 @@ async def test_row_36_no_keys_are_made_while_the_database_is_away(
 
 @pytest_twisted.ensureDeferred
 async def test_an_aggregator_with_other_keys_takes_no_vms(url: str, tmp_path: Path) -> None:
-    """Not ready and no enrolments, told with the other's name; the one that was first goes on; mended by the copy."""
+    """Not ready and no enrolments, told with the other's name; who has the VMs goes on; mended by the copy."""
     one_dir, two_dir = tmp_path / "one", tmp_path / "two"
     share_keys(one_dir)
     share_keys(two_dir, "cd")
     async with running(one_dir, fleet_url=url, node_name="agg-1") as one:
-        await reached(lambda: [one.not_ready for one in nodes(url, tmp_path).values()] == [None])
-        async with running(two_dir, Clock(NOW_S + 1), fleet_url=url, node_name="agg-2") as two:
+        await one.push("web-1", TS)
+        await one.flush()
+        await reached(lambda: summaries(url, tmp_path) == {"web-1": "agg-1"})
+        async with running(two_dir, Clock(NOW_S + 1), fleet_url=url, node_name="agg-0") as two:
             refused = await two.agents("GET", "/readyz")
             assert (refused.status, refused.reason) == (503, "not-ready")
             assert "its token keys are not those of agg-1" in refused.body.decode()
+            assert "copy token.key and admin.token from there" in refused.body.decode()
             assert await enrol(two, "new-1") == (503, "not-ready")
             assert (await two.metrics())["fallow_node_keys_differ"] == 1
-            await reached(lambda: "token keys" in (nodes(url, tmp_path)["agg-2"].not_ready or ""))
+            await reached(lambda: "token keys" in (nodes(url, tmp_path)["agg-0"].not_ready or ""))
             one.service._fleet.link.tell()
-            await reached(lambda: one.service._fleet.doubts.ahead_s is not None)
+            await reached(lambda: one.service._fleet._homes.known is not None)
             assert (await one.agents("GET", "/readyz")).status == 200
             assert (await one.metrics())["fallow_node_keys_differ"] == 0
             share_keys(two_dir)
@@ -260,6 +263,34 @@ async def test_an_aggregator_with_other_keys_takes_no_vms(url: str, tmp_path: Pa
             two.service._fleet.link.tell()
             await reached(lambda: two.service.not_ready() is None)
             assert await enrol(two, "new-1") == (201, "")
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_stranger_that_starts_first_puts_nobody_out(server: PostgresServer, url: str, tmp_path: Path) -> None:
+    """All were stopped; it starts alone, and once while the database is away: not ready, unlike the fleet's node."""
+    one_dir, two_dir = tmp_path / "one", tmp_path / "two"
+    share_keys(one_dir)
+    share_keys(two_dir, "cd")
+    async with running(one_dir, fleet_url=url, node_name="agg-1") as one:
+        await one.push("web-1", TS)
+        await one.flush()
+        await reached(lambda: summaries(url, tmp_path) == {"web-1": "agg-1"})
+    async with running(two_dir, fleet_url=url, node_name="agg-0") as two:
+        assert (await two.agents("GET", "/readyz")).status == 503
+        async with running(one_dir, Clock(NOW_S + 5), fleet_url=url, node_name="agg-1") as one:
+            assert (await one.agents("GET", "/readyz")).status == 200
+            one.service._fleet.link.tell()
+            await reached(lambda: one.service._fleet.doubts.ahead_s is not None)
+            assert (await one.agents("GET", "/readyz")).status == 200
+            assert (await two.agents("GET", "/readyz")).status == 503
+    server.stop()
+    try:
+        async with running(two_dir, has_database=False, fleet_url=url, node_name="agg-0") as two:
+            assert (await two.agents("GET", "/readyz")).status == 503
+        async with running(one_dir, has_database=False, fleet_url=url, node_name="agg-1") as one:
+            assert (await one.agents("GET", "/readyz")).status == 200
+    finally:
+        server.start()
 
 
 def _token(house: House, vm: str) -> bytes:

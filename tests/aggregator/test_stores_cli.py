@@ -24,7 +24,9 @@ from aggregator.data_lock import lock_data_directory
 from aggregator.fleet import node as nodes
 from aggregator.fleet import vm_summary
 from aggregator.fleet_db import migrate, open_fleet
+from aggregator.store import Store
 from aggregator.store_files import store_path
+from aggregator.store_schema import template
 from aggregator.tokens import KEY_FILE_NAME, TokenKeys
 from aggregator.worker import FlushWorker
 from tests.aggregator import store_fakes
@@ -150,6 +152,12 @@ def test_row_35_a_vm_without_a_home_is_this_nodes_by_its_store_alone(shell: Shel
     assert status == 1
     assert "gone" not in out
     assert "vm-2: the newest row is of" in out
+    path = store_path(shell.data_dir, "gone")
+    Store(path, "gone", template()).commit()
+    assert path.exists()
+    _, out, _ = shell.run("check", "gone")
+    assert "no readable rows" not in out
+    path.unlink()
 
 
 def test_a_summary_that_is_owed_is_no_problem(shell: Shell) -> None:

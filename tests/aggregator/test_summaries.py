@@ -235,6 +235,30 @@ def test_nothing_is_written_of_a_life_that_is_over(engine: sa.Engine) -> None:
     assert homes(engine)["vm"][::2] == ("a", TS + 30)
 
 
+def test_a_home_that_another_node_made_does_not_tell_of_a_life_that_is_over(engine: sa.Engine) -> None:
+    """This node never wrote the row, and may not have heard of the forgetting: what counts is what is refused."""
+    heir = SummaryWriter(engine, "heir")
+    assert Catalogue(engine).revocations().below == {}
+    heir.write([summary("vm")], now_s=NOW_S)
+    Catalogue(engine).forget("vm", now_s=NOW_S)
+    SummaryWriter(engine, "a").write([summary("vm")._replace(life=1)], now_s=NOW_S)
+    with engine.begin() as connection:
+        connection.execute(sa.update(vm_summary).values(node="heir"))
+    before = everything(engine)
+    heir.write([summary("vm", newest_s=TS + 60)], now_s=NOW_S + 1)
+    assert everything(engine) == before
+    heir.write([summary("vm", newest_s=TS + 60)._replace(life=1)], now_s=NOW_S + 1)
+    assert homes(engine)["vm"][::2] == ("heir", TS + 60)
+
+
+def test_those_at_home_here_among_some(engine: sa.Engine) -> None:
+    """As of all, however many are asked for."""
+    SummaryWriter(engine, "a").write([summary("vm-1"), summary("vm-2")], now_s=NOW_S)
+    SummaryWriter(engine, "b").write([summary("vm-3")], now_s=NOW_S)
+    names = [f"vm-{number}" for number in range(2, 2_500)]
+    assert (SummaryWriter(engine, "a").known_vms(names), SummaryWriter(engine, "a").known_vms([])) == (["vm-2"], [])
+
+
 def test_a_late_flush_of_a_former_home_is_a_part(engine: sa.Engine) -> None:
     """Nothing but its span is written, and the problem that was noted of it stays."""
     a, b = SummaryWriter(engine, "a"), SummaryWriter(engine, "b")

@@ -22,8 +22,10 @@ from aggregator.admin_routes import AdminSources
 from aggregator.catalogue import Catalogue
 from aggregator.fleet import vm_summary
 from aggregator.fleet_db import open_fleet
+from aggregator.nodes import Nodes, NodeState
 from aggregator.store_files import store_path
 from aggregator.store_life import drop_life
+from tests.aggregator.node_fakes import node
 from tests.aggregator.shell_fakes import Shell
 
 NOW_S = 1_790_000_000.0
@@ -178,6 +180,29 @@ def test_forgetting_what_nobody_knows_is_exit_1(shell: Shell) -> None:
     assert shell.run("vms", "forget", "nobody", "a") == (1, "forgot a\n", "fallow-aggregator: nobody: no such VM\n")
 
 
+def test_aggregators_of_before_hold_a_forgetting_up(shell: Shell) -> None:
+    """Exit 1 with their names, what can be done, and nothing deleted."""
+    shell.add("a")
+    shell.with_engine(lambda engine: Nodes(engine).register(node("agg-old", revision="0003"), None))
+    code, out, err = shell.run("vms", "forget", "a")
+    assert (code, out) == (1, "")
+    assert "agg-old (0003)" in err
+    assert "nodes forget" in err
+    assert (shell.record("a") is not None, shell.stores()) == (True, {"a"})
+
+
+def test_a_store_that_cannot_be_deleted_is_exit_1(shell: Shell) -> None:
+    """The VM is forgotten all the same, and a person learns what is left."""
+    shell.add("a", "b")
+    path = store_path(shell.data_dir, "a")
+    path.unlink()
+    path.mkdir()
+    code, out, err = shell.run("vms", "forget", "a", "b")
+    assert (code, out) == (1, "forgot b\n")
+    assert "a: forgotten, but the aggregator must delete its store" in err
+    assert shell.record("a") is None
+
+
 @pytest.mark.parametrize("words", [("*",), ("a", "--all"), ("*", "a", "--all"), ("*", "*", "--all"), ("A",), ("../x",)])
 def test_forgetting_in_doubt_is_exit_2(shell: Shell, words: tuple[str, ...]) -> None:
     """`*` without --all, --all with ids, an id that is none: nothing is deleted."""
@@ -239,14 +264,17 @@ def test_files_of_the_door_that_cannot_be_read_are_exit_2(shell: Shell, address:
 @pytest_twisted.inlineCallbacks
 def test_forget_asks_the_running_aggregator(shell: Shell) -> Generator[Any, Any, None]:
     """The door forgets, what it holds in memory too; its refusal of the token is exit 1, an unknown VM as well."""
-    shell.add("a", "b")
+    shell.add("a", "b", "c")
     engine = open_fleet(None, shell.data_dir)
     forgotten: list[str] = []
+    stays: list[str] = []
 
-    def forget(vm_id: str, life: int) -> Deferred[None]:
+    def forget(vm_id: str, life: int) -> Deferred[bool]:
         forgotten.append(vm_id)
+        if vm_id in stays:
+            return succeed(False)
         assert not drop_life(store_path(shell.data_dir, vm_id), life).problem
-        return succeed(None)
+        return succeed(True)
 
     sources = AdminSources(
         catalogue=Catalogue(engine),
@@ -267,11 +295,18 @@ def test_forget_asks_the_running_aggregator(shell: Shell) -> Generator[Any, Any,
         (shell.data_dir / "admin.address").write_text(f"127.0.0.1:{port.getHost().port}\n")
         outcome = yield deferToThread(shell.run, "vms", "forget", "a", "nobody")
         assert outcome == (1, "forgot a\n", "fallow-aggregator: nobody: no such VM\n")
-        assert (forgotten, shell.stores()) == (["a"], {"b"})
+        assert (forgotten, shell.stores()) == (["a"], {"b", "c"})
+        stays.append("c")
+        code, out, err = yield deferToThread(shell.run, "vms", "forget", "c")
+        assert (code, out, "c: forgotten, but its store here" in err) == (1, "", True)
+        Nodes(engine).register(node("agg-old", revision="0003", state=NodeState.STOPPED), None)
+        code, out, err = yield deferToThread(shell.run, "vms", "forget", "b")
+        assert (code, out, "answered 409" in err, "agg-old (0003)" in err) == (1, "", True, True)
+        Nodes(engine).forget("agg-old", NOW_S)
         token_file.write_text("another token, which the door does not know\n")
         code, out, err = yield deferToThread(shell.run, "vms", "forget", "b")
         assert (code, out, "answered 401" in err) == (1, "", True)
-        assert shell.stores() == {"b"}
+        assert shell.stores() == {"b", "c"}
     finally:
         yield port.stopListening()
         engine.dispose()

@@ -116,6 +116,9 @@ def test_a_store_agrees_with_itself_after_every_flush(
         assert sum(result.inserted for result in results) <= len(rows)
         if expected:
             assert verify_store(path, VM) == []
+    if not expected:
+        assert not path.exists()
+        return
     assert [row[0] for row in contents(path)["sample"]] == sorted(expected)
     stored = {sample["ts"]: sample["cpu_busy_ratio"] for sample in read_samples(path, 0, 2 * START_S)}
     assert stored == {ts: pytest.approx(row["cpu_busy"] * 1e-5) for ts, row in expected.items()}

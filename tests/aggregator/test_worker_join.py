@@ -17,7 +17,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from aggregator import store_schema
-from aggregator.part_file import Joined, StorePart, drop_store, read_part
+from aggregator.part_file import Dropped, Joined, StorePart, drop_store, read_part
 from aggregator.store_files import connect_read_only, delete_store, store_path
 from aggregator.store_verify import problems_of
 from aggregator.summary import Summary
@@ -408,7 +408,7 @@ def test_store_that_changed_is_not_dropped(tmp_path: Path) -> None:
     path = fill(tmp_path, VM, sample(1))
     mark = part_of(tmp_path).mark
     fill(tmp_path, VM, sample(2))
-    assert drop_store(path, mark) == (False, None)
+    assert drop_store(path, mark) == Dropped(is_gone=False)
     assert path.exists()
     now = part_of(tmp_path).mark
     assert now != mark

@@ -112,14 +112,14 @@ def test_nodes_are_told_with_what_they_hold(engine: sa.Engine) -> None:
 
 
 def test_keys_and_clocks_of_nodes_are_compared(engine: sa.Engine) -> None:
-    """Of those that are there; whoever has other keys than the first or a wrong clock is trouble, and says why."""
+    """Of those that are there; whoever has other keys than the VMs' or a wrong clock is trouble, and says why."""
     one, other = (mark_keys(TokenKeys({"k1": letter * 32}), "admin") for letter in (b"a", b"b"))
     rows = [
         node_row("a", key_marks=one, revision=SCHEMA_REVISION),
         node_row("b", key_marks=other, revision=SCHEMA_REVISION, seen_s=NOW_S - AWAY_S),
         node_row("c", key_marks=other, revision=SCHEMA_REVISION, started_s=NOW_S - 5, ahead_s=-11.0, is_leaving=True),
     ]
-    place(engine, rows)
+    place(engine, rows, homes={"vm-b": "a", "vm-c": "a"})
     with snapshot(engine) as connection:
         found = {held.node.name: held for held in read_holdings(connection, NOW_S)}
     assert (found["a"].troubles, found["b"].troubles) == ((), ())

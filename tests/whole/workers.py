@@ -95,7 +95,7 @@ class FiberWorkers:
                 return self._attempt(chunk, now_s, may_forget)
             except WorkerDied:
                 self.replaced += 1
-        return ChunkResult([], {share.vm_id: "the worker failed" for share in chunk}, {}, 0, 0, 0)
+        return ChunkResult([], {share.vm_id: "the worker failed" for share in chunk}, {}, 0, 0, 0, {})
 
     def _attempt(self, chunk: Sequence[Taken], now_s: float, may_forget: bool) -> ChunkResult:
         dies_at = None
