@@ -39,19 +39,33 @@ class FleetDriver:
     ) -> None:
         self._tails = tails()
         self._heads = [_head(vm, token(vm), len(self._tails[0])) for vm in vms]
+        self._address = address
+        self._connections = connections
         self._epoll = select.epoll()
         self._sockets: dict[int, socket.socket] = {}
-        for _ in range(connections):
-            sock = socket.create_connection(address, timeout=10)
+        self._connect()
+
+    def close(self) -> None:
+        """Closes every connection."""
+        self._disconnect()
+        self._epoll.close()
+
+    def connect_anew(self) -> None:
+        """After a pause: the aggregator has closed what was idle for long."""
+        self._disconnect()
+        self._connect()
+
+    def _connect(self) -> None:
+        for _ in range(self._connections):
+            sock = socket.create_connection(self._address, timeout=10)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._sockets[sock.fileno()] = sock
             self._epoll.register(sock.fileno(), select.EPOLLIN)
 
-    def close(self) -> None:
-        """Closes every connection."""
+    def _disconnect(self) -> None:
         for sock in self._sockets.values():
             sock.close()
-        self._epoll.close()
+        self._sockets.clear()
 
     def push(self, minutes: Sequence[int]) -> int:
         """Pushes each of these `ts` for every VM, as fast as answers come; returns how many were acknowledged.

@@ -187,13 +187,14 @@ class FlushBench:
 
     def _warm_up(self, fleet: Fleet, address: tuple[str, int], door: AdminDoor) -> int:
         """An hour in few pushes: workers start, the aggregator comes to know the VMs; returns the samples stored."""
-        driver = MillionDriver(address, self.connections)
         stored = 0
         for turn in range(_TURNS):
             newest = self.end_s + 60 * _FLUSH_MINUTES * (turn + 1)
+            # Anew for each: a flush of a large fleet takes longer than the aggregator keeps idle connections.
+            driver = MillionDriver(address, self.connections)
             driver.push(fleet, [newest], pushes_per_s=None, samples=_FLUSH_MINUTES)
+            driver.close()
             stored += door.flush_turn()["samples"]
-        driver.close()
         return stored
 
     def _drive(self, driver: FleetDriver, pid: int, door: AdminDoor, data: Path, vms: int, minutes: int) -> Measured:
@@ -204,6 +205,7 @@ class FlushBench:
         acknowledged = stored = 0
         for start in range(0, minutes, _FLUSH_MINUTES):
             upto = min(start + _FLUSH_MINUTES, minutes)
+            driver.connect_anew()  # the warm-up, or a flush, was longer than idle connections are kept
             cpu_s = tree.cpu_s(pid)
             acknowledged += driver.push([start_s + 60 * minute for minute in range(start + 1, upto + 1)])
             ingest_cpu_s += tree.cpu_s(pid) - cpu_s
