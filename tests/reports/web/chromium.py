@@ -23,6 +23,7 @@ SHOTS = Path(__file__).parents[3] / "build" / "screenshots"
 EVIL = "<script>alert(1)</script>"
 NARROW, WIDE = 390, 1440
 POLLS, POLL_MS = 300, 100
+_BROKEN_OFF = "net::ERR_ABORTED"  # by the browser, when what it asked for is no longer wanted
 FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking")
 STORED = ("vm-idle", "vm-scheduled", "vm-oversized", "vm-active", "vm-evil")
 STORED_DAYS = 20
@@ -78,7 +79,8 @@ class Visit:
     """One page in a context of its own, which takes note of all that goes wrong in it.
 
     Attributes:
-        problems: console errors, exceptions, requests that failed, answers of 400 and above.
+        problems: console errors, exceptions, requests that failed, answers of 400 and above. Not a request that the
+            browser itself broke off: it does so with an icon that has not come when the next page is asked for.
         expected: statuses of answers that are no problem.
         cookie: `name=value` of a session on 127.0.0.1; empty for nobody.
     """
@@ -162,6 +164,9 @@ class Visit:
             self.problems.append(f"console: {message.text}")
 
     def _failed(self, request: Request) -> None:
+        # A server that closes too early or is not there makes other errors, and so does a policy that forbids.
+        if request.failure == _BROKEN_OFF:
+            return
         self.problems.append(f"request failed: {request.url}: {request.failure}")
 
     def _answered(self, response: Response) -> None:
