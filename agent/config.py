@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from agent.enroll import is_interval_s
-from agent.link import DEFAULT_PORT, DEFAULT_TIMEOUT_S, Server, parse_server
+from agent.link import DEFAULT_TIMEOUT_S
+from agent.server import DEFAULT_PORT, Server, parse_server
 from agent.settings import (
     ConfigError,
     SettingsReader,

@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from agent.link import Server, parse_server, tls_context
+from agent.link import tls_context
+from agent.server import Server, parse_server
 from agent.settings import ConfigError
 
 _MAX_HEAD_BYTES = 16 << 10

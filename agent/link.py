@@ -8,16 +8,14 @@ import socket
 import ssl
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from agent.push import Reply, UnreachableError
+from agent.server import Server
 from agent.settings import ConfigError, read_secret, secret_path
 
 log = logging.getLogger(__name__)
 
-DEFAULT_PORT = 8899
 DEFAULT_TIMEOUT_S = 20.0
 _MAX_REPLY_BYTES = 64 << 10
 # struct tcp_info of linux/tcp.h: tcpi_bytes_acked, tcpi_bytes_received, tcpi_segs_out, tcpi_segs_in.
@@ -25,46 +23,6 @@ _TCP_INFO = struct.Struct("=QQII")
 _TCP_INFO_OFFSET = 120
 # Ethernet, IP and TCP with time stamps, for each segment.
 _HEADER_BYTES = {socket.AF_INET: 66, socket.AF_INET6: 86}
-
-
-@dataclass(frozen=True, slots=True)
-class Server:
-    """Where the aggregator is."""
-
-    tls: bool
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{'https' if self.tls else 'http'}://{host}:{self.port}"
-
-    @property
-    def is_loopback(self) -> bool:
-        """Whether what is sent there stays on this machine. A name other than localhost never counts."""
-        if self.host in ("localhost", "::1"):
-            return True
-        try:
-            return socket.inet_pton(socket.AF_INET, self.host)[0] == 127
-        except OSError:
-            return False
-
-
-def parse_server(text: object) -> Server:
-    """`https://host:8899` or `http://…`; the port may be left out.
-
-    Raises: ValueError: another scheme, no host, or anything beside scheme, host and port.
-    """
-    wanted = f"{text!r} is not http://HOST:PORT or https://HOST:PORT"
-    if not isinstance(text, str) or not text.isascii() or not text.isprintable() or " " in text:
-        raise ValueError(wanted)
-    parts = urlsplit(text)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.path not in ("", "/"):
-        raise ValueError(wanted)
-    if parts.query or parts.fragment or parts.username is not None:
-        raise ValueError(wanted)
-    port = parts.port
-    return Server(parts.scheme == "https", parts.hostname, DEFAULT_PORT if port is None else port)
 
 
 def tls_context(ca: Path | None, cert: Path | None = None, key: Path | None = None) -> ssl.SSLContext:

@@ -20,7 +20,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from agent.link import Server, parse_server, tls_context
+from agent.link import tls_context
+from agent.server import Server, parse_server
 from agent.settings import ConfigError, read_secret
 from aggregator.kept_connections import KeptConnections
 from aggregator.node_proof import (

@@ -17,13 +17,15 @@ from aggregator.fleet_keys import load_keys, missing_keys
 from aggregator.fleet_link import FleetLink, in_daemon_thread
 from aggregator.fleet_place import note_place
 from aggregator.home_counts import HomeCounts
+from aggregator.kept import count_homes
 from aggregator.key_camps import keys_differ
 from aggregator.key_marks import mark_keys, parse_marks
 from aggregator.key_memory import JUDGED_FILE_NAME, KeyMemory
 from aggregator.node_doubts import NodeDoubts
 from aggregator.node_name import NODE_FILE_NAME, STARTS_FILE_NAME, load_or_create_name, note_start
 from aggregator.node_problems import do_keys_differ
-from aggregator.nodes import Node, Nodes, NodeTable, Told, count_homes
+from aggregator.node_row import Node, NodeTable
+from aggregator.nodes import Nodes, Told
 from aggregator.own_node import Drain, OwnNode, admin_url
 from aggregator.problems import Problem, Refused
 from aggregator.revocation_cache import CACHE_FILE_NAME, RevocationCache

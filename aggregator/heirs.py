@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 
-from aggregator.nodes import SURELY_RUNS_S, Node, NodeState, NodeTable
+from aggregator.node_row import SURELY_RUNS_S, Node, NodeTable
+from aggregator.node_state import NodeState
 
 # An older program that starts before it has joined such a history takes it for one that it has lost.
 _KNOWS_BEQUESTS_SINCE = "0004"

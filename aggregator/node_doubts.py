@@ -8,7 +8,7 @@ from twisted.logger import Logger
 
 from aggregator.key_camps import KeyDifference
 from aggregator.node_problems import clock_words, compare_keys, do_keys_differ, is_clock_wrong
-from aggregator.nodes import Node, NodeTable, is_away
+from aggregator.node_row import Node, NodeTable, is_away
 
 
 class NodeDoubts:

@@ -9,14 +9,13 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from agent.link import parse_server
+from agent.server import parse_server
 from agent.settings import ConfigError, parse_text
 from aggregator.addresses import check_askable
 from aggregator.tokens import create_secret
 
 NODE_FILE_NAME = "node.id"
 STARTS_FILE_NAME = "node.starts"
-AWAY_AFTER_S = 60.0  # a node that said nothing for so long is not asked
 NODE_NAME_PATTERN = r"[a-z0-9][a-z0-9._-]{0,63}"
 
 _NODE_NAME = re.compile(NODE_NAME_PATTERN)

@@ -8,7 +8,7 @@ from aggregator.fleet_clock import MAX_AHEAD_S
 from aggregator.heirs import why_kept
 from aggregator.key_camps import KeyDifference, KeyHolder, key_differences, keys_differ
 from aggregator.key_marks import parse_marks
-from aggregator.nodes import Node, NodeTable, is_away
+from aggregator.node_row import Node, NodeTable, is_away
 
 
 def do_keys_differ(nodes: Iterable[Node]) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+AWAY_AFTER_S = 60.0  # a node that said nothing for so long is not asked
 NOT_READY = "not ready"
 
 

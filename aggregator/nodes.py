@@ -19,62 +19,14 @@ from aggregator.fleet_clock import ahead_s
 from aggregator.fleet_db import reading
 from aggregator.fleet_errors import was_for_another
 from aggregator.generations import insert_into
-from aggregator.node_name import AWAY_AFTER_S
-from aggregator.node_state import NodeState as NodeState  # noqa: PLC0414  # part of what a node says
+from aggregator.kept import Kept, count_homes, count_parts
+from aggregator.node_row import SURELY_RUNS_S, Node, NodeTable, is_away, node_of
+from aggregator.node_state import NodeState
 
 BEAT_S = 10.0
-# A node that was seen so lately still runs, as far as a start can tell.
-SURELY_RUNS_S = 30.0
 _TRIES = 5
 
 _ROW = fleet.node
-# Programs for an older schema leave what later ones wrote there as it was.
-_COMPARED_SINCE = "0004"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Node:
-    """One aggregator as it last said. `started_s` is Unix time of its own clock, `seen_s` of the fleet database's.
-
-    Attributes:
-        node: its name.
-        admin_url: where the others and the report ask it; None: nowhere.
-        listen: host:port of the agents' door.
-        version: of the program.
-        revision: of the schema that the program was written for.
-        not_ready: why it takes no pushes; None: it does.
-        seen_s: when it last said so.
-        vms: those it heard of within a day.
-        owed: summaries that it has still to write.
-        free_bytes: room on the disk of its stores; None: it could not tell.
-        ahead_s: its clock less that of the fleet database; None: it has not told.
-        key_marks: of its keys, as `key_marks.mark_keys` writes them; None: it has not told.
-        is_leaving: it drains for good: others take over what it keeps.
-    """
-
-    node: str
-    admin_url: str | None
-    listen: str | None
-    version: str
-    revision: str
-    state: NodeState
-    not_ready: str | None
-    started_s: float
-    seen_s: float
-    vms: int
-    owed: int
-    free_bytes: int | None
-    ahead_s: float | None = None
-    key_marks: str | None = None
-    is_leaving: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NodeTable:
-    """All nodes, by name, and what time it is by the clock that `seen_s` is of."""
-
-    nodes: tuple[Node, ...]
-    now_s: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,19 +46,6 @@ class Told:
     claimed: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Kept:
-    """What a node keeps for the fleet.
-
-    Attributes:
-        vms: whose history it keeps.
-        parts: VMs of which it holds some history that their home has not taken in yet.
-    """
-
-    vms: int = 0
-    parts: int = 0
-
-
 class NodeNameTakenError(Exception):
     """Another aggregator runs under the name."""
 
@@ -124,14 +63,6 @@ class UnknownNodeError(LookupError):
 
 class NodeRunsError(Exception):
     """A node that still runs cannot be forgotten."""
-
-
-def is_away(node: Node, now_s: float) -> bool:
-    """Whether nobody need ask it: it stopped, or has said nothing for AWAY_AFTER_S.
-
-    Args: now_s: by the clock of the fleet database.
-    """
-    return node.state is NodeState.STOPPED or now_s - node.seen_s > AWAY_AFTER_S
 
 
 class Nodes:
@@ -272,19 +203,6 @@ class Nodes:
         return replace(node, seen_s=node.seen_s - ahead, ahead_s=ahead)
 
 
-def count_homes(connection: sa.Connection) -> dict[str, int]:
-    """VMs whose history each node keeps. Reads every summary."""
-    node = vm_summary.c.node
-    rows = connection.execute(sa.select(node, sa.func.count()).where(node != "").group_by(node))
-    return {row[0]: row[1] for row in rows}
-
-
-def count_parts(connection: sa.Connection) -> dict[str, int]:
-    """VMs of which each node holds some history that their home has not taken in yet."""
-    rows = connection.execute(sa.select(vm_part.c.node, sa.func.count()).group_by(vm_part.c.node))
-    return {row[0]: row[1] for row in rows}
-
-
 def _all(connection: sa.Connection) -> tuple[Node, ...]:
     return tuple(node_of(row) for row in connection.execute(sa.select(_ROW).order_by(_ROW.c.node)))
 
@@ -320,16 +238,3 @@ def _claim_unowned(connection: sa.Connection, name: str) -> int:
 
 def _values(node: Node) -> dict[str, Any]:
     return {item.name: getattr(node, item.name) for item in fields(Node)} | {"state": node.state.value}
-
-
-def node_of(row: sa.Row[Any]) -> Node:
-    """A row of the table, which a program of another version may have written."""
-    values = dict(row._mapping)
-    if values["revision"] < _COMPARED_SINCE:
-        values |= {"ahead_s": None, "key_marks": None, "is_leaving": None}
-    return Node(**values | {"state": _state(values["state"]), "is_leaving": bool(values["is_leaving"])})
-
-
-def _state(word: str) -> NodeState:
-    # A newer program may have more words, for nodes that are there.
-    return NodeState(word) if word in list(NodeState) else NodeState.UP

@@ -29,7 +29,8 @@ from aggregator.node_name import parse_node_name
 from aggregator.vms_cli import reading_engine, writing_engine
 
 if TYPE_CHECKING:
-    from aggregator.nodes import Kept, Node
+    from aggregator.kept import Kept
+    from aggregator.node_row import Node
 
 _ANSWERED = frozenset({200})
 _HEADER = ("NODE", "STATE", "SEEN", "VMS", "PARTS", "HEARD", "OWED", "FREE", "VERSION", "AT")
@@ -92,9 +93,10 @@ def add_parsers(subparsers: Any) -> None:
 
 
 def _list(options: argparse.Namespace) -> int:
+    from aggregator.kept import Kept  # noqa: PLC0415
     from aggregator.node_problems import node_problems  # noqa: PLC0415
     from aggregator.node_state import NOT_READY  # noqa: PLC0415
-    from aggregator.nodes import Kept, Nodes  # noqa: PLC0415
+    from aggregator.nodes import Nodes  # noqa: PLC0415
 
     with reading_engine(options) as engine:
         nodes = Nodes(engine)
@@ -161,8 +163,8 @@ def _loss(name: str, kept: Kept) -> str:
 
 
 def _shown_state(node: Node | None, now_s: float) -> str:
-    from aggregator.node_state import state_word  # noqa: PLC0415
-    from aggregator.nodes import NodeState, is_away  # noqa: PLC0415
+    from aggregator.node_row import is_away  # noqa: PLC0415
+    from aggregator.node_state import NodeState, state_word  # noqa: PLC0415
 
     if node is None:
         return "unknown"
@@ -172,7 +174,7 @@ def _shown_state(node: Node | None, now_s: float) -> str:
 
 
 def _object(line: _Line) -> dict[str, object]:
-    from aggregator.nodes import Node  # noqa: PLC0415
+    from aggregator.node_row import Node  # noqa: PLC0415
 
     told = {item.name: getattr(line.node, item.name, None) for item in fields(Node)} | {"node": line.name}
     kept = {"home_vms": line.kept.vms, "parts": line.kept.parts}

@@ -13,7 +13,8 @@ from pathlib import Path
 from aggregator.addresses import is_loopback
 from aggregator.fleet_db import SCHEMA_REVISION
 from aggregator.listen_settings import ListenSettings
-from aggregator.nodes import Node, NodeState
+from aggregator.node_row import Node
+from aggregator.node_state import NodeState
 
 _EVERYWHERE = ("0.0.0.0", "::", "")  # noqa: S104
 

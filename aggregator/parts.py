@@ -15,8 +15,7 @@ import sqlalchemy as sa
 from aggregator.fleet import node, vm_part, vm_summary
 from aggregator.fleet_clock import ahead_s
 from aggregator.fleet_db import reading
-from aggregator.node_name import AWAY_AFTER_S
-from aggregator.nodes import NodeState
+from aggregator.node_state import AWAY_AFTER_S, NodeState
 
 _SMALL_S = 6 * 3600
 _MAX_PROBLEM_CHARS = 500

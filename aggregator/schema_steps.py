@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from aggregator.fleet import node, schema_floor
 from aggregator.fleet_clock import ahead_s
-from aggregator.node_name import AWAY_AFTER_S
+from aggregator.node_state import AWAY_AFTER_S
 
 if TYPE_CHECKING:
     from alembic.config import Config

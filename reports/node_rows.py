@@ -13,8 +13,9 @@ from aggregator.fleet import node as nodes
 from aggregator.fleet import vm_part as parts
 from aggregator.fleet import vm_summary as summaries
 from aggregator.fleet_clock import ahead_s
+from aggregator.kept import count_homes
 from aggregator.node_problems import node_problems
-from aggregator.nodes import NodeTable, count_homes, node_of
+from aggregator.node_row import NodeTable, node_of
 from reports.nodes import Holding, Node, Part, Whereabouts
 
 _PROBLEMS = 5

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from aggregator.node_name import AWAY_AFTER_S
-from aggregator.node_state import state_word
+from aggregator.node_state import AWAY_AFTER_S, state_word
 from reports.words import time_words
 
 # Of a VM that has history elsewhere than at home. It is found when facts are read, and stored nowhere.

@@ -1,6 +1,6 @@
 """`fallow-report` without a command: which VMs can be reclaimed, why, and what that frees.
 
-numpy, SQLAlchemy and the renderers load when a report is made, so that `--help` stays light.
+SQLAlchemy and the renderers load when a report is made, so that `--help` stays light.
 """
 
 from __future__ import annotations

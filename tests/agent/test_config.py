@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.config import AgentConfig, parse_config
-from agent.link import Server, parse_server
+from agent.server import Server, parse_server
 from agent.settings import ConfigError
 
 

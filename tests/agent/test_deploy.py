@@ -9,7 +9,7 @@ from pathlib import Path
 from agent.__main__ import _parser
 from agent.config import AgentConfig, parse_config
 from agent.identity import CREDENTIAL, smbios_uuid
-from agent.link import Server
+from agent.server import Server
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 EXAMPLE = (DEPLOY / "agent.toml").read_text(encoding="utf-8")

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from agent.link import Link, Server, Trust, stays_here, tls_context, wire_bytes
+from agent.link import Link, Trust, stays_here, tls_context, wire_bytes
 from agent.push import Reply, UnreachableError
+from agent.server import Server
 from agent.settings import ConfigError
 from bench.agent import make_certificate
 from tests.aggregator.certificates import Authority

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from aggregator.fleet_db import SCHEMA_REVISION
-from aggregator.nodes import Node, NodeState
+from aggregator.node_row import Node
+from aggregator.node_state import NodeState
 
 NOW_S = 1_790_000_000.0
 

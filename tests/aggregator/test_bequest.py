@@ -17,7 +17,9 @@ from aggregator.fleet import vm_part, vm_summary
 from aggregator.fleet_db import migrate, open_fleet
 from aggregator.heirs import choose_heir, find_heirs, why_kept
 from aggregator.node_problems import node_problems
-from aggregator.nodes import Node, Nodes, NodeState, NodeTable
+from aggregator.node_row import Node, NodeTable
+from aggregator.node_state import NodeState
+from aggregator.nodes import Nodes
 from aggregator.summaries import SummaryWriter
 from tests.aggregator.fleet_model import FleetModel
 from tests.aggregator.flush_fakes import NOW_S, TS, summary

@@ -17,7 +17,9 @@ from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublish
 from agent.settings import ConfigError
 from aggregator.fleet_link import FAREWELL_S, PATIENCE_S, RETRY_S, FleetLink, in_daemon_thread
 from aggregator.listen_settings import ListenSettings, TlsFiles
-from aggregator.nodes import BEAT_S, Node, NodeNameTakenError, Nodes, NodeState, NodeTable, Told
+from aggregator.node_row import Node, NodeTable
+from aggregator.node_state import NodeState
+from aggregator.nodes import BEAT_S, NodeNameTakenError, Nodes, Told
 from aggregator.own_node import OwnNode, admin_url
 from tests.aggregator.node_fakes import NOW_S, node
 

@@ -12,7 +12,8 @@ import pytest_twisted
 from twisted.internet import reactor as the_reactor
 from twisted.internet.task import deferLater
 
-from aggregator.nodes import Nodes, NodeState
+from aggregator.node_state import NodeState
+from aggregator.nodes import Nodes
 from aggregator.store_files import store_path
 from tests.aggregator.door_fakes import TS
 from tests.aggregator.node_fakes import node

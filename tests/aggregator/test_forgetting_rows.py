@@ -16,7 +16,8 @@ from aggregator.fleet import revocation, vm, vm_summary
 from aggregator.fleet_db import FLEET, migrate, open_fleet, reading
 from aggregator.generations import below
 from aggregator.lives import MAX_LIFE, first_of
-from aggregator.nodes import Nodes, NodeState
+from aggregator.node_state import NodeState
+from aggregator.nodes import Nodes
 from aggregator.problems import Refused
 from aggregator.schema_steps import note_floor, read_floor
 from aggregator.summaries import SummaryWriter

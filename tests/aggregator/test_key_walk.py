@@ -9,7 +9,8 @@ import pytest
 
 from aggregator.key_marks import mark_keys
 from aggregator.node_doubts import NodeDoubts
-from aggregator.nodes import Node, NodeState, NodeTable
+from aggregator.node_row import Node, NodeTable
+from aggregator.node_state import NodeState
 from aggregator.tokens import TokenKeys
 from tests.aggregator.node_fakes import NOW_S, node
 

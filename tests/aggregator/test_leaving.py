@@ -11,7 +11,8 @@ import pytest_twisted
 from twisted.internet.threads import deferToThread
 
 from aggregator.__main__ import main
-from aggregator.nodes import Kept, Nodes
+from aggregator.kept import Kept
+from aggregator.nodes import Nodes
 from aggregator.store_files import read_samples, store_path
 from tests.aggregator.door_fakes import TS
 from tests.aggregator.test_joining import Fleet, fleet_of_two

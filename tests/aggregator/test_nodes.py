@@ -14,7 +14,10 @@ import sqlalchemy as sa
 from aggregator import fleet
 from aggregator.fleet import vm_part, vm_summary
 from aggregator.fleet_db import FLEET, check_revision, migrate, open_fleet
-from aggregator.nodes import Kept, NodeNameTakenError, NodeRunsError, Nodes, NodeState, UnknownNodeError, is_away
+from aggregator.kept import Kept
+from aggregator.node_row import is_away
+from aggregator.node_state import NodeState
+from aggregator.nodes import NodeNameTakenError, NodeRunsError, Nodes, UnknownNodeError
 from tests.aggregator.node_fakes import NOW_S, node
 from tests.postgres import postgres_database
 

@@ -14,7 +14,8 @@ from aggregator import fleet
 from aggregator.fleet import vm_part, vm_summary
 from aggregator.fleet_db import migrate, open_fleet
 from aggregator.key_marks import mark_keys
-from aggregator.nodes import Nodes, NodeState
+from aggregator.node_state import NodeState
+from aggregator.nodes import Nodes
 from aggregator.tokens import TokenKeys
 from tests.aggregator.node_fakes import NOW_S, node
 from tests.aggregator.shell_fakes import Shell

@@ -22,7 +22,9 @@ from aggregator.admin import TOKEN_FILE_NAME
 from aggregator.catalogue import Catalogue
 from aggregator.fleet import vm_summary
 from aggregator.fleet_db import open_fleet
-from aggregator.nodes import Node, NodeNameTakenError, Nodes, NodeState
+from aggregator.node_row import Node
+from aggregator.node_state import NodeState
+from aggregator.nodes import NodeNameTakenError, Nodes
 from aggregator.revocation_cache import CACHE_FILE_NAME
 from aggregator.tokens import KEY_FILE_NAME, create_secret
 from bench.postgres import PostgresAbsent, PostgresServer, postgres_server

@@ -22,7 +22,8 @@ from aggregator.admin_routes import AdminSources
 from aggregator.catalogue import Catalogue
 from aggregator.fleet import vm_summary
 from aggregator.fleet_db import open_fleet
-from aggregator.nodes import Nodes, NodeState
+from aggregator.node_state import NodeState
+from aggregator.nodes import Nodes
 from aggregator.store_files import store_path
 from aggregator.store_life import drop_life
 from tests.aggregator.node_fakes import node

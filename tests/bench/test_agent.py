@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from agent.link import Link, Server, Trust
+from agent.link import Link, Trust
+from agent.server import Server
 from bench.agent import AgentDiedError, Sink, _wait_for, add_options, cpu_s, make_certificate, memory_bytes, serve
 
 pytestmark = pytest.mark.real

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from aggregator import fleet
 from aggregator.fleet_db import SCHEMA_REVISION, migrate, open_fleet
 from aggregator.key_marks import mark_keys
-from aggregator.node_name import AWAY_AFTER_S
+from aggregator.node_state import AWAY_AFTER_S
 from aggregator.tokens import TokenKeys
 from reports.__main__ import main
 from reports.facts import Vm

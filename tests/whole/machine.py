@@ -14,12 +14,13 @@ from typing import Any, cast
 from agent.counters import CpuTimes
 from agent.enroll import Credential, CredentialFile, Evidence, Joiner, save_credential
 from agent.identity import MACHINE, Identity
-from agent.link import Link, Server
+from agent.link import Link
 from agent.loops import Agent
 from agent.push import Pusher, Quarantine, Reply, Source
 from agent.readings import Reading, Tick
 from agent.sample import Sample
 from agent.sampler import Sampler
+from agent.server import Server
 from agent.spool import Chunk, Spool
 from agent.status import Status
 from agent.wire import encode_sample
