@@ -23,7 +23,7 @@ from zope.interface import implementer  # type: ignore[import-untyped]
 
 _READ_BYTES = 65536
 _AT_ONCE = 256  # then the reactor's other work has its turn
-_ENOUGH = 64  # so many share the price of an event well enough: nobody waits for more to come
+_ENOUGH = 128  # so many share the price of an event well enough: nobody waits for more to come
 
 
 def _as_it_comes(work: Callable[[], None]) -> None:

@@ -244,8 +244,8 @@ class Gathered:
 
 @pytest.fixture
 def gathered() -> Iterator[Gathered]:
-    """A hundred connections."""
-    found = Gathered(100)
+    """Two hundred connections."""
+    found = Gathered(200)
     yield found
     found.close()
     assert found.reactor.readers == []
@@ -275,15 +275,15 @@ def test_a_crowd_is_not_kept_waiting(gathered: Gathered) -> None:
     gathered.reactor.advance(GATHER_S)
     assert gathered.groups == [1, 10]
     # Ten in 20 ms: as many as share an event well take longer than `gather_s`, so that is how long the next wait.
-    gathered.send(*range(80))
+    gathered.send(*range(160))
     gathered.reactor.advance(GATHER_S)
-    assert gathered.groups == [1, 10, 80]
-    gathered.send(*range(80))
-    # Eighty in 20 ms: 64 come in 16.
+    assert gathered.groups == [1, 10, 160]
+    gathered.send(*range(160))
+    # 160 in 20 ms: 128 come in 16.
     gathered.reactor.advance(GATHER_S * 0.7)
     assert len(gathered.groups) == 3
     gathered.reactor.advance(GATHER_S * 0.11)
-    assert gathered.groups == [1, 10, 80, 80]
+    assert gathered.groups == [1, 10, 160, 160]
 
 
 def test_time_that_reading_took_is_not_waited_for_again(gathered: Gathered) -> None:
@@ -309,7 +309,7 @@ def test_all_that_leave_while_others_wait_leave_nothing_behind(gathered: Gathere
     assert gathered.reactor.getDelayedCalls() == []
     late = Side(gathered.reads)
     gathered.sides.append(late)
-    gathered.send(100)
+    gathered.send(200)
     assert late.got == [b"x"]
 
 
@@ -325,6 +325,6 @@ def test_all_that_leave_in_gathered_reads_and_one_that_comes_in_them(gathered: G
     gathered.sides[1].reading._received = replace_all
     gathered.send(1)
     gathered.reactor.advance(GATHER_S)
-    gathered.send(100)
+    gathered.send(200)
     gathered.reactor.advance(GATHER_S)
-    assert gathered.sides[100].got == [b"x"]
+    assert gathered.sides[200].got == [b"x"]
