@@ -10,8 +10,6 @@ from typing import Any
 from bench.peers_system import ask, ask_json
 from bench.programs import ProgramError
 
-_BUFFERED = re.compile(r"^fallow_buffered_samples (\S+)$", re.MULTILINE)
-
 
 @dataclass(frozen=True, slots=True)
 class AdminDoor:
@@ -30,9 +28,17 @@ class AdminDoor:
 
     def buffered_samples(self) -> int:
         """Samples in memory that are in no store yet. Raises: ProgramError: it does not tell."""
-        found = _BUFFERED.search(ask(self.address, "/metrics", headers=self._headers()).decode())
+        return self._metric("fallow_buffered_samples")
+
+    def stored_samples(self) -> int:
+        """Samples that flushes stored since the start, asked for or not. Raises: ProgramError: as above."""
+        return self._metric("fallow_flushed_samples_total")
+
+    def _metric(self, name: str) -> int:
+        text = ask(self.address, "/metrics", headers=self._headers()).decode()
+        found = re.search(rf"^{name} (\S+)$", text, re.MULTILINE)
         if found is None:
-            raise ProgramError("the aggregator does not tell how many samples it buffers")
+            raise ProgramError(f"the aggregator does not tell of {name}")
         return int(float(found[1]))
 
     def _flush(self, target: str) -> dict[str, Any]:

@@ -130,13 +130,18 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class FlushBench:
-    """What all runs share."""
+    """What all runs share.
+
+    Args: buffered_minutes: of each VM there is room in the aggregator's memory for so many; None: as it comes. At half
+        of that it flushes by itself.
+    """
 
     folder: Path
     end_s: int
     connections: int
     workers: int
     say: Say
+    buffered_minutes: int | None = None
 
     def measure(self, templates: Path, *, vms: int, minutes: int) -> Measured:
         """One fleet on fresh copies of the templates, through a real aggregator.
@@ -160,6 +165,7 @@ class FlushBench:
                 ["fallow-aggregator", "run", "--data", str(data), "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]
                 # The clock is compressed: this bench asks for each flush when its minutes have come.
                 + ["--flush-interval", "1d", "--flush-workers", str(self.workers)]
+                + ([] if self.buffered_minutes is None else ["--buffer-samples", str(vms * self.buffered_minutes)])
             )
             address, admin = (
                 parse_host_port(programs.wait_for_line(data / name, running=[aggregator]))
@@ -172,11 +178,12 @@ class FlushBench:
                 connections=self.connections,
             )
             door = AdminDoor(admin, data)
-            stored = self._warm_up(Fleet(ids, lambda vm_id: keys.make(vm_id, 1)), address, door)
+            self._warm_up(Fleet(ids, lambda vm_id: keys.make(vm_id, 1)), address, door)
             measured = self._drive(driver, aggregator.process.pid, door, data, vms, minutes)
             driver.close()
             # Not measured, since as much was in memory before. All that was acknowledged must be in the stores by now.
-            stored += measured.stored + door.flush()["samples"]
+            door.flush()
+            stored = door.stored_samples()
         finally:
             programs.stop_all()
         shutil.rmtree(data)
@@ -185,24 +192,22 @@ class FlushBench:
             raise ProgramError(f"{acknowledged} acknowledged, {stored} stored: {measured}")
         return measured
 
-    def _warm_up(self, fleet: Fleet, address: tuple[str, int], door: AdminDoor) -> int:
-        """An hour in few pushes: workers start, the aggregator comes to know the VMs; returns the samples stored."""
-        stored = 0
+    def _warm_up(self, fleet: Fleet, address: tuple[str, int], door: AdminDoor) -> None:
+        """An hour in few pushes: workers start, the aggregator comes to know the VMs."""
         for turn in range(_TURNS):
             newest = self.end_s + 60 * _FLUSH_MINUTES * (turn + 1)
             # Anew for each: a flush of a large fleet takes longer than the aggregator keeps idle connections.
             driver = MillionDriver(address, self.connections)
             driver.push(fleet, [newest], pushes_per_s=None, samples=_FLUSH_MINUTES)
             driver.close()
-            stored += door.flush_turn()["samples"]
-        return stored
+            door.flush_turn()
 
     def _drive(self, driver: FleetDriver, pid: int, door: AdminDoor, data: Path, vms: int, minutes: int) -> Measured:
-        waiting = door.buffered_samples()
+        waiting, stored = door.buffered_samples(), door.stored_samples()
         start_s = self.end_s + 60 * _TURNS * _FLUSH_MINUTES
         began_s, cpu_began_s, own_began_s = time.monotonic(), tree.cpu_s(pid), tree.own_cpu_s(pid)
         ingest_cpu_s = flush_seconds = 0.0
-        acknowledged = stored = 0
+        acknowledged = 0
         for start in range(0, minutes, _FLUSH_MINUTES):
             upto = min(start + _FLUSH_MINUTES, minutes)
             driver.connect_anew()  # the warm-up, or a flush, was longer than idle connections are kept
@@ -210,7 +215,6 @@ class FlushBench:
             acknowledged += driver.push([start_s + 60 * minute for minute in range(start + 1, upto + 1)])
             ingest_cpu_s += tree.cpu_s(pid) - cpu_s
             report = door.flush_turn()
-            stored += report["samples"]
             flush_seconds += report["seconds"]
             self.say(f"{vms:,} VMs: {upto} of {minutes} minutes, flush {report['seconds']:.1f} s")
         cpu_s = tree.cpu_s(pid) - cpu_began_s
@@ -225,7 +229,7 @@ class FlushBench:
             seconds=time.monotonic() - began_s,
             flush_seconds=flush_seconds,
             peak_rss_bytes=tree.peak_rss_bytes(pid),
-            stored=stored,
+            stored=door.stored_samples() - stored,
             summaries=_count_summaries(data),
         )
 

@@ -36,6 +36,7 @@ from bench.sink import minute_days_ago, positive, vm_names
 
 VMS = 1_000_000
 _FLUSH_MINUTES = 15
+_BUFFERED_MINUTES = 150  # at most half of that waits for its turn
 _LIVE_ROWS = 10  # rows that stay in memory after a flush
 _MAX_CORES = 2.0
 _MAX_ACK_P99_S = 0.250
@@ -192,7 +193,7 @@ def measure_live(folder: Path, options: argparse.Namespace, say: Say) -> Live:
 def measure_flush(folder: Path, options: argparse.Namespace, say: Say) -> tuple[Measured, Measured, int]:
     """The flush part: the large fleet, the deep one, and bytes of a store of 14 days. Raises: ProgramError."""
     end_s = (int(time.time()) // 3600 - 26) * 3600
-    bench = FlushBench(folder, end_s, 200, options.workers, say)
+    bench = FlushBench(folder, end_s, 200, options.workers, say, buffered_minutes=_BUFFERED_MINUTES)
     size_bytes = write_templates(folder / "deep", end_s, 14, 30)
     deep = bench.measure(folder / "deep", vms=options.deep_vms, minutes=4 * _FLUSH_MINUTES)
     write_templates(folder / "short", end_s, 1, 2)

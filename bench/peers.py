@@ -30,7 +30,7 @@ from bench.peers_disk import DAY_S, disk_bytes_per_point, recorded, simulated
 from bench.peers_fallow import Fallow
 from bench.peers_figures import kinds
 from bench.peers_influx import InfluxDb
-from bench.peers_rounds import HOUR_MINUTES, Cost, Lane, batch_rounds, paced_rounds, saturated_rounds
+from bench.peers_rounds import FLUSH_MINUTES, Cost, Lane, batch_rounds, paced_rounds, saturated_rounds
 from bench.peers_system import System
 from bench.peers_victoria import VictoriaMetrics
 from bench.programs import ProgramError
@@ -55,7 +55,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--parts", type=_chosen(PARTS), default=PARTS, help=f"some of {','.join(PARTS)} (default all)")
     add("--peers", type=_chosen(_PEERS), default=_PEERS, help=f"some of {','.join(_PEERS)} (default: what is there)")
     add("--vms", type=parse_count, default=1_000, help="VMs that push (default 1000)")
-    add("--minutes", type=parse_count, default=60, help="of each VM in a round, whole hours (default 60)")
+    add("--minutes", type=parse_count, default=60, help="of each VM in a round, a multiple of 15 x turns (default 60)")
+    add("--turns", type=parse_count, default=4, help="flushes in which fallow stores each VM once (default 4)")
     add("--rounds", type=parse_count, default=3, help="of each kind of work (default 3)")
     add("--connections", type=parse_count, default=200, help="kept open (default 200)")
     add("--pushes-per-s", type=positive, default=1_000.0, help="paced (default 1000)")
@@ -96,9 +97,10 @@ def _default_carbon() -> Path:
 def run(options: argparse.Namespace, say: Say) -> Outcome:
     """Measures; see the module's docstring. Raises: ConfigError, ProgramError: a system cannot be started or fails."""
     killed = options.kill_seconds * options.pushes_per_s / options.vms
-    pushed = HOUR_MINUTES + options.minutes * options.rounds * 2 + killed
-    if options.minutes % HOUR_MINUTES or pushed > _MOST_MINUTES:
-        raise ConfigError(f"--minutes: {options.minutes} in {options.rounds} rounds: whole hours, not that many")
+    around = options.turns * FLUSH_MINUTES
+    if options.minutes % around or around + options.minutes * options.rounds * 2 + killed > _MOST_MINUTES:
+        wanted = f"a multiple of {around}, and not that many"
+        raise ConfigError(f"--minutes: {options.minutes} in {options.rounds} rounds: {wanted}")
     found = Found()
     folder = Path(tempfile.mkdtemp(prefix="fallow-peers-", dir=options.folder))
     try:
@@ -175,7 +177,7 @@ Make = Callable[[Path], System]
 
 def makers(options: argparse.Namespace, say: Say) -> Mapping[str, Make]:
     """How each system is made that is asked for and there; fallow is the first."""
-    found: dict[str, Make] = {"fallow": Fallow}
+    found: dict[str, Make] = {"fallow": partial(Fallow, turns=options.turns)}
     for name, program, make in (
         ("victoria", peers_victoria.PROGRAM, VictoriaMetrics),
         ("influx", peers_influx.PROGRAM, InfluxDb),
@@ -231,7 +233,7 @@ def _pushes(
             found.versions[system.name] = system.version
             found.settings[system.name] = system.settings
             system.prefill(vms, templates)
-            lane.warm_up(options.connections)
+            lane.warm_up(options.turns * FLUSH_MINUTES, options.connections)
             say(f"{system.version} is warm")
         if "paced" in options.parts:
             paced_rounds(

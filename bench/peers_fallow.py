@@ -29,13 +29,17 @@ _INTERVAL_S = 60
 
 
 class Fallow(System):
-    """The agents' door; one minute as it is, batches packed with gzip, as its agent sends them."""
+    """The agents' door; one minute as it is, batches packed with gzip, as its agent sends them.
+
+    Args: turns: flushes in which each VM is stored once, 4 as it comes.
+    """
 
     name = "fallow"
     settings = "flushes when the bench asks for them, since its clock is compressed"
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, turns: int = 4) -> None:
         super().__init__(folder)
+        self._turns = turns
         self.programs = Programs(Path(sys.executable).parent, folder / "logs", time)
         self.data = folder / "data"
         self.data.mkdir()
@@ -61,7 +65,7 @@ class Fallow(System):
             (self.data / name).unlink(missing_ok=True)
         program = self.programs.start(
             ["fallow-aggregator", "run", "--data", str(self.data), "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]
-            + ["--flush-interval", "1d"]
+            + ["--flush-interval", "1d", "--flush-turns", str(self._turns)]
         )
         self._agents, self._admin = (
             parse_host_port(self.programs.wait_for_line(self.data / name, running=[program]))

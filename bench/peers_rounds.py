@@ -22,8 +22,6 @@ from bench.peers_system import System
 from bench.programs import ProgramError
 
 FLUSH_MINUTES = 15
-TURNS = 4  # flushes in which each VM's minutes are stored once, as fallow comes
-HOUR_MINUTES = TURNS * FLUSH_MINUTES
 BATCH_MINUTES = 500
 _BATCH_CONNECTIONS = 8
 
@@ -129,12 +127,12 @@ class Lane:
     lost: int = 0
     killed_of: int = 0
 
-    def warm_up(self, connections: int) -> None:
-        """An hour that is not measured: every series is known, and as much waits in memory as it does in the long run.
+    def warm_up(self, minutes: int, connections: int) -> None:
+        """Not measured, and pushed as fast as it goes.
 
-        Pushed as fast as it goes.
+        Args: minutes: until every series is known, and as much waits in memory as it does in the long run.
         """
-        self._drive(Cost(), HOUR_MINUTES, connections, None)
+        self._drive(Cost(), minutes, connections, None)
 
     def push(self, cost: Cost, minutes: int, connections: int, pushes_per_s: float | None) -> None:
         """Hours of every VM, a request a minute, with a flush after each 15; until the server is at rest.

@@ -334,7 +334,7 @@ def test_measured_hours_end_with_as_much_in_memory_as_they_began_with(
     with Answering([_GOOD] * 120) as server:
         system = Keeping(tmp_path / "keeping", server.address, waiting)
         lane = Lane(system, ["vm-1"], [a_minute().texts], _TS)
-        lane.warm_up(1)
+        lane.warm_up(60, 1)
         assert (system.stores, lane.minute, len(waiting)) == (4, 60, 2)
         cost = Cost()
         if is_steady:
