@@ -52,7 +52,7 @@ AGENTS_ADDRESS_FILE = "agents.address"
 ADMIN_ADDRESS_FILE = "admin.address"
 
 _BACKLOG = 4096  # a burst of reconnecting agents must not wait for SYN retries
-_GATHER_S = 0.030  # so much later an ack may come; a commit takes a few tenths of a millisecond
+_GATHER_S = 0.040  # so much later an ack may come; a commit takes a few tenths of a millisecond
 _PROBE_S = 2.0
 _REREAD_S = 30.0
 _PRESSURE_S = 1.0
