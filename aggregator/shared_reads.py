@@ -24,6 +24,7 @@ from zope.interface import implementer  # type: ignore[import-untyped]
 _READ_BYTES = 65536
 _AT_ONCE = 256  # then the reactor's other work has its turn
 _ENOUGH = 128  # so many share the price of an event well enough: nobody waits for more to come
+_LATELY_S = 0.25  # so long is remembered how fast they came
 
 
 def _as_it_comes(work: Callable[[], None]) -> None:
@@ -54,6 +55,8 @@ class SharedReads:
         self._together = together
         self._found = 0  # at the last reads
         self._began_s = -math.inf  # those
+        # How many came lately, and in how long.
+        self._came = self._came_s = 0.0
         # With the reactor, or waiting for the timer.
         self._is_joined = False
         self._timer: Any = None
@@ -138,12 +141,15 @@ class SharedReads:
     def _work(self) -> float:
         """Reads from all that are readable; returns how long others that come have to wait, 0: the reactor tells."""
         began_s: float = self._reactor.seconds()
-        last_s, self._began_s = self._began_s, began_s
+        since_s, self._began_s = min(began_s - self._began_s, 4 * _LATELY_S), began_s
         self._together(self._read_all)
+        share = math.exp(-since_s / _LATELY_S)
+        self._came, self._came_s = self._came * share + self._found, self._came_s * share + since_s
         if not self._gather_s or not self._found:
             return 0.0
-        # As they came since the last time, enough will be here after this.
-        enough_s = (began_s - last_s) * _ENOUGH / self._found
+        # As fast as they came since the last time, or lately, enough will be here after this. The last time alone says
+        # too little: when the machine held its breath a few came, and all others would wait for longer than it did.
+        enough_s = _ENOUGH * min(since_s / self._found, self._came_s / self._came)
         ends_s: float = self._reactor.seconds()
         return max(0.0, min(self._gather_s, enough_s) - (ends_s - began_s))
 

@@ -286,6 +286,23 @@ def test_a_crowd_is_not_kept_waiting(gathered: Gathered) -> None:
     assert gathered.groups == [1, 10, 160, 160]
 
 
+def test_a_moment_in_which_few_came_keeps_nobody_waiting(gathered: Gathered) -> None:
+    """160 in 8 ms, for two seconds; then one, as when a machine held its breath: the next wait is no longer for it."""
+    pace_s = GATHER_S / 10
+    for _ in range(1_000):
+        gathered.send(*range(160))
+        gathered.reactor.advance(pace_s)
+    while gathered.reads not in gathered.reactor.readers:
+        gathered.reactor.advance(pace_s)
+    gathered.reactor.advance(pace_s)
+    few_at = len(gathered.groups)
+    gathered.send(7)
+    assert gathered.groups[few_at:] == [1]
+    gathered.send(*range(100))
+    gathered.reactor.advance(4 * pace_s)
+    assert gathered.groups[few_at:] == [1, 100]
+
+
 def test_time_that_reading_took_is_not_waited_for_again(gathered: Gathered) -> None:
     """The next reads are `gather_s` after the start of the last ones, at once if those took longer."""
     slow = gathered.sides[0]
